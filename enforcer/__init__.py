@@ -1,0 +1,3 @@
+"""mount-enforcer: every mount on a cluster node is authorised by the cluster before the disk is touched."""
+
+__version__ = "0.1.0"
