@@ -1,0 +1,1 @@
+"""The kernel half as Python sees it: the shared layout, loading and pinning, tables, events, the upcall."""
