@@ -50,8 +50,9 @@ static __always_inline void drop_ask(void)
 	bpf_map_delete_elem(&asks, &tid);
 }
 
-/* Sleeps.  Returns ANSWERED with the verdict in a->reply, or says why there is none. */
-static __always_inline int put_ask(struct enf_ask *a)
+/* Sleeps.  Returns ANSWERED with the verdict in a->reply, or says why there is none.  A function of its own, so that
+ * the dynptr has a stack frame of its own: the verifier lets nothing else use its slot. */
+static __noinline int put_ask(struct enf_ask *a)
 {
 	struct enf_config *c = the_config();
 	struct task_struct *anchor;

@@ -32,7 +32,8 @@ int BPF_PROG(note_get_tree, struct fs_context *fc)
 		become_strict(ENF_ALARM_NESTED_TOO_DEEP);
 		return 0;
 	}
-	f = &t->frames[i];
+	barrier_var(i);
+	f = &t->frames[i & (ENF_FRAMES - 1)];
 	__builtin_memset(f, 0, sizeof(*f));
 	f->fc = (__u64)fc;
 	f->fs_flags = fc->fs_type->fs_flags;
@@ -102,6 +103,17 @@ int BPF_PROG(note_task_gone, struct task_struct *task)
 		add_inflight(t->gate_dev, -1);
 	bpf_map_delete_elem(&tasks, &tid);
 	return 0;
+}
+
+/* The verifier wants to see [-4095, 0]; what lies outside is nonsense and refuses. */
+static __always_inline int bounded(int error)
+{
+	long e = error;
+
+	barrier_var(e);
+	if (e > 0 || e < -4095)
+		return -EPERM;
+	return e;
 }
 
 /* ---- gate ---------------------------------------------------------------------------------------------- */
@@ -210,7 +222,7 @@ int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const
 			leave_permit(a, a->reply.intent, a->reply.dev, 0);
 	}
 	drop_ask();
-	return error < 0 && error >= -4095 ? error : 0; /* 0: permitted, and the guard checks the dev_t again */
+	return bounded(error); /* 0: permitted, and the guard checks the dev_t again */
 }
 
 static __always_inline bool take_permit(struct enf_task *t, struct enf_frame *f)
@@ -288,11 +300,12 @@ int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 	}
 	drop_ask();
 	f->flags |= ENF_FRAME_ASKED;
-	if (error >= 0 || error < -4095)
+	error = bounded(error);
+	if (!error)
 		return 0; /* permitted, or left to the guard, which knows each dev_t */
 	f->refused = error;
 	if (!has_dev || f->flags & ENF_FRAME_OPENED)
-		return error; /* no device open follows that could carry the errno: the caller sees ENOMEM */
+		return bounded(error); /* no device open follows that could carry the errno: the caller sees ENOMEM */
 	return 0; /* noted: the guard delivers the errno at the device open, before anything is read */
 }
 
@@ -353,7 +366,7 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 			hold_for_open(dev);
 	}
 	drop_ask();
-	return error < 0 && error >= -4095 ? error : 0; /* 0: permitted; blkdev_open asks the guard next */
+	return bounded(error); /* 0: permitted; blkdev_open asks the guard next */
 }
 
 static __always_inline void forget_identity(__u32 dev)
@@ -407,7 +420,7 @@ int BPF_PROG(gate_file_ioctl, struct file *file, unsigned int cmd, unsigned long
 		error = a->reply.verdict;
 	remember_gate(a->intent, answer == NO_ANSWER);
 	drop_ask();
-	return error < 0 && error >= -4095 ? error : 0; /* 0: permitted; the guard checks each lower device */
+	return bounded(error); /* 0: permitted; the guard checks each lower device */
 }
 
 SEC("lsm/file_ioctl_compat")
@@ -511,7 +524,7 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 	COUNT(guard_refused);
 	if (!q.refused)
 		report_guard(ENF_EV_GUARD_REFUSED, dev, &q, t, f, error, access & BPF_DEVCG_ACC_WRITE);
-	bpf_set_retval(error < 0 && error >= -4095 ? error : -EPERM);
+	bpf_set_retval(bounded(error));
 	return 0;
 }
 
@@ -614,7 +627,7 @@ static __always_inline int check_superblock(struct super_block *sb)
 	if (!g || g->state == ENF_UNGUARDED || g->state == ENF_UNKNOWN || g->flags & ENF_GUARD_AUDIT || live(g))
 		return 0; /* unguarded, only watched, or ours; an unknown one could not have been opened */
 	alarm(ENF_ALARM_UNLEASED_SUPERBLOCK, dev);
-	return g->error < 0 && g->error >= -4095 ? g->error : -EBUSY;
+	return bounded(g->error ? g->error : -EBUSY);
 }
 
 SEC("lsm.s/sb_kern_mount")
@@ -630,7 +643,7 @@ int BPF_PROG(check_kern_mount, struct super_block *sb, int ret)
 		t->late_refusal = 0;
 		drop_idle_task(t);
 		alarm(ENF_ALARM_REFUSED_BUT_MOUNTED, 0);
-		return late < 0 && late >= -4095 ? late : -EPERM; /* refused, but it joined a live superblock */
+		return bounded(late); /* refused, but it joined a live superblock */
 	}
 	return check_superblock(sb);
 }

@@ -97,20 +97,22 @@ static __always_inline struct enf_frame *top_frame(struct enf_task *t)
 {
 	__u32 i;
 
-	if (!t || !t->depth)
+	if (!t || !t->depth || t->depth > ENF_FRAMES)
 		return NULL;
 	i = t->depth - 1;
-	return i < ENF_FRAMES ? &t->frames[i] : NULL;
+	barrier_var(i); /* keep the bound where the verifier sees it */
+	return &t->frames[i & (ENF_FRAMES - 1)];
 }
 
 static __always_inline struct enf_open *top_open(struct enf_task *t)
 {
 	__u32 i;
 
-	if (!t || !t->open_depth)
+	if (!t || !t->open_depth || t->open_depth > ENF_OPENS)
 		return NULL;
 	i = t->open_depth - 1;
-	return i < ENF_OPENS ? &t->opens[i] : NULL;
+	barrier_var(i);
+	return &t->opens[i & (ENF_OPENS - 1)];
 }
 
 static __always_inline void add_inflight(__u32 dev, __s64 n)
@@ -146,6 +148,8 @@ static __always_inline int push_open(__u32 claim, __u32 dev)
 		become_strict(ENF_ALARM_NESTED_TOO_DEEP);
 		return 0;
 	}
+	barrier_var(i);
+	i &= ENF_OPENS - 1;
 	t->opens[i].claim = claim;
 	t->opens[i].dev = 0;
 	if (dev && t->gate_dev == dev) {
