@@ -77,7 +77,7 @@ int BPF_PROG(note_got_tree, struct fs_context *fc, int ret)
 		}
 		e = new_event(ENF_EV_MOUNT_DONE);
 		if (e) {
-			e->intent = f->intent;
+			e->intent = f->intent ? f->intent : new_intent();
 			e->dev = made.dev ? made.dev : f->dev;
 			e->error = ret;
 			e->object = (__u64)sb;
@@ -461,15 +461,17 @@ int BPF_PROG(unmark_open_by_dev, dev_t dev, blk_mode_t mode, void *holder, const
 static __always_inline void report_guard(__u32 kind, __u32 dev, const struct enf_question *q, struct enf_task *t, struct enf_frame *f, int error, bool write)
 {
 	struct enf_event *e = new_event(kind);
+	bool unanswered;
 
 	if (!e)
 		return;
 	e->dev = dev;
 	e->error = error;
 	e->state = q->state;
-	e->intent = f ? f->intent : t ? t->gate_intent : 0;
+	unanswered = (f && f->flags & ENF_FRAME_NO_ANSWER) || (t && t->gate_no_answer);
+	e->intent = unanswered ? (f && f->intent ? f->intent : t ? t->gate_intent : 0) : new_intent();
 	e->flags = (f ? ENF_EVENT_IN_MOUNT : 0) | (write ? ENF_EVENT_WRITE : 0) |
-		   ((f && f->flags & ENF_FRAME_NO_ANSWER) || (t && t->gate_no_answer) ? ENF_EVENT_FAIL_MODE : 0);
+		   (unanswered ? ENF_EVENT_FAIL_MODE : 0);
 	if (f)
 		__builtin_memcpy(e->fstype, f->fstype, sizeof(e->fstype));
 	bpf_ringbuf_submit(e, 0);
@@ -686,6 +688,7 @@ int BPF_PROG(note_umount, struct vfsmount *mnt, int flags, int ret)
 	e = new_event(ENF_EV_UMOUNT);
 	if (e) {
 		e->dev = dev;
+		e->intent = new_intent();
 		e->mode = flags;
 		bpf_probe_read_kernel_str(e->fstype, sizeof(e->fstype), BPF_CORE_READ(sb, s_type, name));
 		bpf_ringbuf_submit(e, 0);

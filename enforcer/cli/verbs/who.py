@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``enforcer who [DEVICE|NAME]``: who holds what, as the store tells it and as this node's kernel sees it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+
+from enforcer.audit.loose import mapping, mappings, text, texts
+from enforcer.cli.client import Client
+from enforcer.cli.output import Output
+from enforcer.model.errors import EnforcerError, Exit
+from enforcer.model.escape import for_terminal
+from enforcer.model.resource import ResourceId
+
+SUMMARY = "show who holds which lease, and the devices of this node"
+EXAMPLE = "enforcer who /dev/sdb1"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="DEVICE|NAME", help="a device, LUN, alias or node")
+    parser.add_argument("--json", action="store_true", help="one object")
+
+
+def run(options: Namespace, output: Output) -> int:
+    data = Client(options.socket).ask("who")
+    if options.name:
+        data = select(data, options.name)
+        if not data["leases"] and not data["devices"] and not data["nodes"]:
+            raise EnforcerError(
+                f"nothing is known of {for_terminal(options.name)}",
+                hint="enforcer who, without a name, shows everything",
+            )
+    if options.json:
+        output.json({"schema": 1, **data})
+        return Exit.OK
+    from enforcer.cli import render
+
+    output.draw(*render.who_tables(data))
+    return Exit.OK
+
+
+def select(data: Mapping[str, object], name: str) -> dict[str, object]:
+    """The part of the answer that concerns a device, a LUN, or a node."""
+    short = name.removeprefix("/dev/")
+    devices = [device for device in mappings(data, "devices") if _is(device, name, short)]
+    resources = [ResourceId.parse(r) for device in devices for r in texts(device, "resources")]
+    resources.append(ResourceId.parse(name))
+    leases = [
+        lease
+        for lease in mappings(data, "leases")
+        if text(mapping(lease, "holder"), "node") == name
+        or any(ResourceId.parse(text(lease, "resource")).meets(resource) for resource in resources)
+    ]
+    luns = {resource.lun for resource in resources}
+    nodes = [
+        node
+        for node in mappings(data, "nodes")
+        if text(node, "node") == name or luns.intersection(texts(node, "luns"))
+    ]
+    said = [line for line in texts(data, "disagreements") if any(lun in line for lun in luns if lun)]
+    return {"leases": leases, "devices": devices, "nodes": nodes, "disagreements": said}
+
+
+def _is(device: Mapping[str, object], name: str, short: str) -> bool:
+    resources = texts(device, "resources")
+    known = {text(device, "dev"), text(device, "name"), *texts(device, "aliases"), *resources}
+    known.update(resource.partition("/")[0] for resource in resources)
+    return name in known or short in known

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who this node is in this boot, and the session that its keeper holds for it.
+
+Two processes must agree on it: the keeper owns the session in the store, the daemon hangs its transactions on it.
+They meet in small files below the run directory, which a reboot empties; each is written whole and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+
+from enforcer.cluster.etcd_session import SessionFacts
+from enforcer.model.errors import BadConfiguration
+from enforcer.model.lease import Holder
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def node_name(configured: str) -> str:
+    """The configured name, or the kernel's host name. Raises BadConfiguration for one that names nothing."""
+    name = configured or os.uname().nodename
+    if name in ("", "localhost", "(none)"):
+        raise BadConfiguration(
+            f"{name or 'an empty string'} cannot be this node's name in the cluster", hint="set [node] name"
+        )
+    return name
+
+
+def holder(name: str, run_dir: Path) -> Holder:
+    """This node in this boot in this session; the first process of the boot that asks makes the session's id."""
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path = run_dir / "session-id"
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as made:
+            made.write(uuid.uuid4().hex)
+    except FileExistsError:
+        pass
+    session = path.read_text().strip()
+    if len(session) != 32:
+        raise BadConfiguration(
+            f"{path} is damaged", hint=f"rm {path}, then start enforcer-keeper and enforcerd again"
+        )
+    return Holder(name, _BOOT_ID.read_text().strip(), session)
+
+
+def write_session(run_dir: Path, facts: SessionFacts | None, trouble: str = "") -> None:
+    """What the keeper holds now, or why it holds nothing."""
+    body = (
+        {"trouble": trouble}
+        if facts is None
+        else {
+            "lease_id": facts.lease_id,
+            "create_revision": facts.create_revision,
+            "ttl_s": facts.ttl_s,
+        }
+    )
+    draft = run_dir / "session.json.new"
+    draft.write_text(json.dumps(body) + "\n")
+    draft.rename(run_dir / "session.json")
+
+
+def read_session(run_dir: Path) -> tuple[SessionFacts | None, str]:
+    """The session, or None and why there is none. Never raises."""
+    try:
+        body = json.loads((run_dir / "session.json").read_text())
+        if "lease_id" not in body:
+            return None, str(body.get("trouble", ""))
+        return SessionFacts(int(body["lease_id"]), int(body["create_revision"]), int(body["ttl_s"])), ""
+    except FileNotFoundError:
+        return None, "enforcer-keeper is not running"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, f"{run_dir / 'session.json'} cannot be read: {error}"

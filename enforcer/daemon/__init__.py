@@ -1,0 +1,1 @@
+"""enforcerd: one asyncio loop around the kernel's asks."""

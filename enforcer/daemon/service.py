@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon put together: kernel, storage, policy, store and log on one loop.
+
+Start is all or nothing: everything local is ready and the self-test has passed before READY is said. It does not
+wait for the network: with the store out of reach, guarded devices are denied and the message says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from enforcer.audit.record import Origin
+from enforcer.cluster.etcd_http import EtcdClient
+from enforcer.cluster.etcd_store import EtcdStore
+from enforcer.cluster.identity import holder, node_name, read_session
+from enforcer.cluster.sqlite_store import SqliteStore
+from enforcer.cluster.store import LeaseStore
+from enforcer.daemon import probe, report
+from enforcer.daemon.control import Control
+from enforcer.daemon.notify import notify
+from enforcer.daemon.reactions import Reactions
+from enforcer.daemon.recorder import Recorder
+from enforcer.kernel import abi, program
+from enforcer.kernel.events import EventStream
+from enforcer.kernel.program import Attached
+from enforcer.kernel.tables import Tables
+from enforcer.kernel.upcall import UpcallServer
+from enforcer.model.clock import boot_ns
+from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable, UsageError
+from enforcer.model.intent import Effect, Intent, Source, Verdict
+from enforcer.policy import parse
+from enforcer.policy.engine import kernel_fstypes
+from enforcer.policy.rules import Implicit, MultiAttached, Policy, RuleMode
+from enforcer.settings import Settings, StoreKind
+from enforcer.storage import usage
+from enforcer.storage.uevents import UeventSocket
+from enforcer.workflow.asks import Asks
+from enforcer.workflow.devices import Devices
+from enforcer.workflow.judge import Judge, Question
+from enforcer.workflow.leases import Leases
+
+log = logging.getLogger(__name__)
+REFRESH_S = 3.0
+
+
+def load_policy(settings: Settings, generation: int, *, audit_only: bool) -> Policy:
+    """Read the policy files. ``audit_only`` turns every enforcing rule and default into a watching one."""
+    policy = parse.load(settings.paths.policy_dirs, generation=generation)
+    if not audit_only:
+        return policy
+    rules = tuple(replace(r, mode=RuleMode.AUDIT) if r.mode is RuleMode.ENFORCE else r for r in policy.rules)
+    multi = MultiAttached.AUDIT if policy.defaults.multi_attached is not MultiAttached.ALLOW else MultiAttached.ALLOW
+    defaults = replace(policy.defaults, multi_attached=multi, implicit=Implicit.ALLOW, unknown=Implicit.ALLOW)
+    return replace(policy, rules=rules, defaults=defaults, digest="")
+
+
+def nodev_types() -> set[str]:
+    """Filesystem types that need no device, as the running kernel lists them (/proc/filesystems)."""
+    return {line.split("\t")[1].strip() for line in Path("/proc/filesystems").read_text().splitlines() if line.startswith("nodev")}
+
+
+class Service:
+    """One daemon. ``run()`` returns when ``stop()`` was called; the gate stays in force if it is pinned."""
+
+    def __init__(self, settings: Settings, *, pinned: bool, audit_only: bool) -> None:
+        self._settings, self._audit_only = settings, audit_only
+        self._pins = Path(settings.paths.bpffs) if pinned else None
+        self._run_dir, self._state_dir = Path(settings.paths.run_dir), Path(settings.paths.state_dir)
+        self._holder = holder(node_name(settings.node.name), self._run_dir)
+        self.policy = load_policy(settings, 1, audit_only=audit_only)
+        self._store = self._make_store()
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._adopted = False
+        self._store_trouble = ""
+        self._warnings: list[str] = []
+        self._attached: Attached | None = None
+
+    def _make_store(self) -> LeaseStore:
+        store = self._settings.store
+        if store.kind is StoreKind.SQLITE:
+            return SqliteStore(self._holder, Path(store.path or self._state_dir / "leases.sqlite"), multi_attached=self._is_multi_attached)
+        client = EtcdClient(store.endpoints)
+        return EtcdStore(client, store.cluster, self._holder, session=lambda: read_session(self._run_dir)[0], ttl_s=store.ttl_s)
+
+    def _is_multi_attached(self, lun: str) -> bool:
+        """For the one-node store: does the hardware or a rule say that other nodes see this LUN?"""
+        for device in self._devices.on_lun(lun):
+            known = self._devices.known[device.dev]
+            rule = self.policy.rule(known.guarding.rule) if known.guarding.rule else None
+            stated = rule.multi_attached if rule is not None else None
+            if stated or (stated is None and device.attached_by != "local"):
+                return True
+        return False
+
+    async def run(self) -> None:
+        """Start, serve until :meth:`stop`, end in order. Raises EnforcerError if it cannot start."""
+        for directory in (self._run_dir, self._state_dir, Path(self._settings.paths.log_dir)):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o755 if directory == self._run_dir else 0o700)
+        group = _group(self._settings.daemon.group)
+        origin = Origin(self._holder.node, self._holder.boot_id)
+        self.recorder = Recorder(Path(self._settings.paths.log_dir) / "audit.jsonl", origin, group)
+        try:
+            await self._start(group)
+            notify("READY=1\nSTATUS=enforcing")
+            log.info("ready: %d devices, %d of them guarded, policy generation %d", len(self._devices.known),
+                     sum(k.guarding.guarded for k in self._devices.known.values()), self.policy.generation)
+            await self._stop.wait()
+        finally:
+            notify("STOPPING=1")
+            await self._end()
+
+    def stop(self) -> None:
+        """End soon."""
+        self._stop.set()
+
+    async def _start(self, group: int | None) -> None:
+        store_dir = [str(self._state_dir), str(self._run_dir), self._settings.paths.log_dir]
+        attached = self._attached = await asyncio.to_thread(program.load, program.object_path(), self._pins)
+        tables = self._tables = Tables(attached.maps)
+        deadline = self._settings.store.kind is StoreKind.ETCD
+        self._devices = Devices(tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline)
+        self._leases = Leases(self._store, self._devices, tables, deadline_ns=self._deadline_ns, scratch=self._run_dir)
+        if not attached.adopted:
+            tables.configure(enforce=0)
+            for dev, found in usage.scan().items():
+                self._devices.note_use(dev, found.sentence())
+        self._set_fstypes()
+        self._devices.rescan()
+        tables.introduce(0, os.getpid())
+        await self._store.open()
+        judge = Judge(self._holder.node, lambda: self.policy, self._devices, self._leases, self._store.name)
+        self._reactions = Reactions(self._devices, self._leases, lambda: self.policy, self.recorder.verdict,
+                                    self.recorder.notice, self._store.name)
+        self._asks = Asks(tables, judge, lambda: self.policy, lambda u, v: self._upcall.verdict(u, v), self.recorder.noticed,
+                          self._answered, self._leases.permit_over)
+        self._upcall = UpcallServer(self._run_dir / "upcall", self._asked, self._asks.interrupted)
+        await self._upcall.start()
+        await self._point_at_anchor()
+        self._events = EventStream(attached.maps["events"], self._reactions.handle)
+        self._events.start()
+        self._uevents = UeventSocket()
+        asyncio.get_running_loop().add_reader(self._uevents.fileno(), self._on_uevents)
+        with contextlib.suppress(EnforcerError):
+            await self._meet_the_store()
+        tables.configure(enforce=1, strict=0, unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
+        await probe.drive()
+        self._control = Control(self._run_dir / "control.sock", group=group, audit=self.recorder.log,
+                                reading={"status": self._status, "who": self._who},
+                                acting={"fence-confirm": self._fence_confirm, "policy-reload": self._reload})
+        await self._control.start()
+        self._spawn(self._leases.run())
+        self._spawn(self._refresh())
+        self._spawn(self._watch_kernel())
+        self.recorder.notice("start", "enforcement began" if not attached.adopted else "enforcement went on",
+                             {"policy": self.policy.digest, "store": self._store.name, "adopted": attached.adopted})
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if hasattr(self, "_control"):
+            await self._control.close()
+        if hasattr(self, "_asks"):
+            await self._asks.close()
+        if hasattr(self, "_leases"):
+            await self._leases.release_unused()
+        if hasattr(self, "_events"):
+            self._events.close()
+        if hasattr(self, "_upcall"):
+            self._upcall.close()
+        if self._attached is not None and self._attached.pinned is None:
+            self._attached.detach()
+            log.info("stopped: the gate is gone, nothing is refused any more")
+        elif self._attached is not None:
+            log.info("stopped: the gate stays in force; guarded devices are refused until enforcerd runs again (enforcerd --detach ends it)")
+        self.recorder.notice("stop", "enforcerd stopped", {"gate stays": self._pins is not None})
+        self.recorder.close()
+        await self._store.close()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    # -- asks ------------------------------------------------------------------------------------------------
+
+    def _asked(self, tid: int, unique: int) -> None:
+        raw = self._tables.asks.get(tid)
+        if raw is not None and abi.c_text(raw.fstype) == probe.FSTYPE:
+            reply = abi.Reply(nonce=raw.nonce, intent=raw.intent, verdict=-probe.ERRNO)
+            self._upcall.verdict(unique, bytes(reply))
+            return
+        self._asks.asked(tid, unique)
+
+    def _answered(self, intent: Intent, verdict: Verdict, began: int, extra: object) -> None:
+        if verdict.effect is Effect.PERMIT and verdict.source is Source.STORE:
+            self._reactions.permitted(intent)
+        self.recorder.verdict(intent, verdict, began, extra)
+
+    async def _point_at_anchor(self) -> None:
+        pid, inode, device = await asyncio.to_thread(self._upcall.identity)
+        self._tables.configure(anchor_pid=pid, anchor_ino=inode, anchor_dev=device)
+
+    # -- the world outside -----------------------------------------------------------------------------------
+
+    def _deadline_ns(self) -> int | None:
+        if self._settings.store.kind is StoreKind.SQLITE:
+            return None
+        element = self._tables.deadline.get(0)
+        return int(element.deadline_ns) if element is not None else 0
+
+    async def _meet_the_store(self) -> None:
+        """Once per session: take up what is ours, and take the lease of what was in use already."""
+        for sentence in await self._leases.adopt():
+            self.recorder.notice("adopt", sentence)
+        self._adopted = True
+        for known in list(self._devices.known.values()):
+            if known.guarding.guarded and known.device.in_use and known.device.resources:
+                denied = await self._leases.take_in_use(known.device, budget_s=3.0)
+                if denied is not None:
+                    sentence = f"{known.device.name} is {known.device.in_use} here, and {denied.reason}"
+                    log.critical("DOUBLE USE: %s", sentence)
+                    self._warnings.append(sentence)
+                    self.recorder.notice("conflict", sentence)
+
+    async def _refresh(self) -> None:
+        published: tuple[frozenset[str], str] | None = None
+        while True:
+            try:
+                if not self._adopted:
+                    await self._meet_the_store()
+                wanted = (self._devices.luns(), self.policy.digest)
+                session = read_session(self._run_dir)[0] if self._settings.store.kind is StoreKind.ETCD else None
+                if (*wanted, session) != published:
+                    await self._store.publish(*wanted)
+                    published = (*wanted, session)  # type: ignore[assignment]
+                await self._leases.refresh()
+                seen: dict[str, set[str]] = {}
+                for record in await self._store.nodes():
+                    if record.holder.node != self._holder.node:
+                        for lun in record.luns:
+                            seen.setdefault(lun, set()).add(record.holder.node)
+                self._devices.set_seen_by({lun: frozenset(nodes) for lun, nodes in seen.items()})
+                if self._store_trouble:
+                    log.info("the lease store answers again")
+                self._store_trouble = ""
+            except (StoreUnavailable, LeaseLost) as error:
+                if not self._store_trouble:
+                    log.warning("the lease store: %s; guarded devices are denied meanwhile", error)
+                self._store_trouble = str(error)
+                published = None
+            except Exception:
+                log.exception("looking at the store failed")
+            await asyncio.sleep(REFRESH_S)
+
+    async def _watch_kernel(self) -> None:
+        assert self._attached is not None
+        while True:
+            await asyncio.sleep(1.0)
+            missed = self._attached.misses()
+            config = self._tables.config.get(0)
+            if missed and config is not None and not config.strict:
+                log.critical("the kernel skipped marking programs (%s): the guard is strict everywhere until enforcerd restarts", missed)
+                self.recorder.notice("alarm", "marking programs were skipped", {k: v for k, v in missed.items()})
+                self._tables.configure(strict=1)
+            if not Path(f"/proc/{self._upcall.anchor_pid}/exe").exists():
+                log.error("the upcall anchor is gone; starting another")
+                with contextlib.suppress(EnforcerError):
+                    await self._upcall.start_anchor()
+                    await self._point_at_anchor()
+
+    def _on_uevents(self) -> None:
+        try:
+            events = self._uevents.drain()
+        except OSError as error:
+            log.error("uevents: %s", error)
+            return
+        if self._uevents.take_rescan():
+            self._devices.rescan()
+            return
+        for event in events:
+            if event.dev is None:
+                continue
+            if event.action == "remove":
+                self._devices.forget(event.dev)
+            elif event.media_or_table_changed():
+                self._devices.classify(event.dev)
+
+    def _set_fstypes(self) -> None:
+        wanted = kernel_fstypes(self.policy, nodev_types())
+        for name in self._tables.fstype_names() - set(wanted):
+            self._tables.fstype(name, None)
+        for name, handling in wanted.items():
+            self._tables.fstype(name, abi.FsHandling(int(handling)))
+
+    # -- verbs -----------------------------------------------------------------------------------------------
+
+    async def _status(self, _request: Mapping[str, object]) -> dict[str, object]:
+        assert self._attached is not None
+        stats, config = self._tables.stats.get(0) or abi.Stats(), self._tables.config.get(0) or abi.Config()
+        deadline = self._deadline_ns()
+        session, trouble = read_session(self._run_dir) if deadline is not None else (None, "")
+        return {
+            "node": self._holder.node, "boot_id": self._holder.boot_id, "session": self._holder.session,
+            "mode": "audit" if self._audit_only else "enforce", "generation": self.policy.generation, "policy_digest": self.policy.digest,
+            "store": {"kind": self._store.name, "reachable": not self._store_trouble and self._adopted, "detail": self._store_trouble,
+                      "ttl_s": self._store.ttl_s},
+            "enforcing": bool(config.enforce),
+            "kernel": {"programs": len(self._attached.programs), "misses": sum(self._attached.misses().values()),
+                       "drops": int(stats.events_lost), "strict": bool(config.strict), "pinned": self._attached.pinned is not None},
+            "keeper": {"alive": session is not None, "deadline_in_s": round((deadline - boot_ns()) / 1e9, 1) if deadline else None,
+                       "detail": trouble},
+            "counters": {**self._asks.counts, **self._reactions.counts, "waiting": self._asks.waiting(), "kernel_asks": int(stats.asks),
+                         "no_answer": int(stats.no_answer), "passed_without_upcall": int(stats.passed_types),
+                         **{f"audit_{k}": v for k, v in self.recorder.log.counters().items()}},
+            "devices": len(self._devices.known),
+            "warnings": [*self._warnings, *([f"store: {self._store_trouble}"] if self._store_trouble else [])],
+        }
+
+    async def _who(self, _request: Mapping[str, object]) -> dict[str, object]:
+        try:
+            stored, nodes = await self._store.leases(), await self._store.nodes()
+            said = report.disagreements(stored, nodes, self._leases.held(), self._devices, self._leases, self._holder.node)
+        except EnforcerError as error:
+            stored, nodes, said = (), (), [f"the store did not answer: {error}"]
+        devices = sorted(self._devices.known.values(), key=lambda k: k.device.dev)
+        return {
+            "leases": [report.lease(h) for h in stored], "nodes": [report.node(n) for n in nodes],
+            "devices": [report.device(k, self._tables, self._leases) for k in devices], "disagreements": said,
+        }
+
+    async def _fence_confirm(self, request: Mapping[str, object]) -> dict[str, object]:
+        node, boot_id = request.get("node"), request.get("boot_id")
+        if not isinstance(node, str) or not isinstance(boot_id, str) or not node or not boot_id:
+            raise UsageError("node and boot id are needed", hint="enforcer fence confirm NODE --boot-id ID")
+        await self._store.fence_confirm(node, boot_id, f"root on {self._holder.node}", force=request.get("force") is True)
+        over = [str(h.lease.resource) for h in await self._store.leases() if h.lease.holder.node == node and h.lease.holder.boot_id == boot_id]
+        self.recorder.notice("fence-confirm", f"boot {boot_id} of {node} was confirmed as fenced", {"resources": over})
+        return {"node": node, "boot_id": boot_id, "resources": over}
+
+    async def _reload(self, _request: Mapping[str, object]) -> dict[str, object]:
+        self.reload()
+        return {"generation": self.policy.generation, "digest": self.policy.digest, "rules": len(self.policy.rules)}
+
+    def reload(self) -> None:
+        """Read the policy anew. Raises PolicyErrors and keeps the old generation if it has mistakes."""
+        self.policy = load_policy(self._settings, self.policy.generation + 1, audit_only=self._audit_only)
+        self._set_fstypes()
+        self._tables.configure(unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
+        self._devices.rescan()
+        self.recorder.log.reopen()
+        self.recorder.notice("reload", f"policy generation {self.policy.generation} is in force", {"policy": self.policy.digest})
+
+
+def _group(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+__all__ = ["Question", "Service", "load_policy"]

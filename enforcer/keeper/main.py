@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``enforcer-keeper``: keeps the node's session alive and tells the kernel until when.
+
+It is a process of its own so that nothing the daemon does (a policy reload, a long scan, a restart, a crash) can
+delay a renewal. It has no policy and serves no upcall. If it dies, the kernel's deadline passes by itself and every
+guarded device is refused: it cannot fail open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from enforcer import settings
+from enforcer.cluster.etcd_http import EtcdClient
+from enforcer.cluster.etcd_session import EtcdSession
+from enforcer.cluster.identity import holder, node_name, write_session
+from enforcer.keeper.progress import Progress
+from enforcer.kernel import abi
+from enforcer.kernel.tables import Tables, open_pinned
+from enforcer.model.clock import boot_ns
+from enforcer.model.errors import EnforcerError, Exit, LeaseLost, PermissionRefused, StoreUnavailable
+from enforcer.settings import Settings, StoreKind
+
+log = logging.getLogger("enforcer-keeper")
+_MCL_CURRENT, _MCL_FUTURE = 1, 2
+RETRY_S = 1.0
+
+
+class Keeper:
+    """Renews and probes until it is stopped."""
+
+    def __init__(self, chosen: Settings) -> None:
+        self._settings = chosen
+        self._run_dir, self._pins = Path(chosen.paths.run_dir), Path(chosen.paths.bpffs)
+        self._holder = holder(node_name(chosen.node.name), self._run_dir)
+        self._progress = Progress(self._run_dir, chosen.keeper.restart, chosen.keeper.progress_timeout_s)
+        self._tables: Tables | None = None
+        self._pinned_as = 0
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """End soon. The session is left to run out: ending it while leases are held would strand them."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Both duties, side by side."""
+        duties = [asyncio.ensure_future(self._watch_daemon())]
+        if self._settings.store.kind is StoreKind.ETCD:
+            duties.append(asyncio.ensure_future(self._keep_session()))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        done, _ = await asyncio.wait([*duties, stopping], return_when=asyncio.FIRST_COMPLETED)
+        for duty in (*duties, stopping):
+            duty.cancel()
+        await asyncio.gather(*duties, return_exceptions=True)
+        for ended in done:
+            if ended is not stopping and not ended.cancelled():
+                ended.result()  # raises what ended a duty
+
+    async def _keep_session(self) -> None:
+        store = self._settings.store
+        client = EtcdClient(store.endpoints)
+        session = EtcdSession(client, store.cluster, self._holder, ttl_s=max(1, round(store.ttl_s)))
+        told = ""
+        try:
+            while True:
+                try:
+                    if session.facts is None:
+                        write_session(self._run_dir, await session.open())
+                        log.info("session of %s is open, ttl %d s", self._holder.node, session.facts.ttl_s if session.facts else 0)
+                    else:
+                        await session.renew(budget_s=store.renew_s)
+                    told = ""
+                    self._write_deadline(session.deadline_ns)
+                    await asyncio.sleep(store.renew_s)
+                    continue
+                except LeaseLost as lost:
+                    told = self._tell(told, f"the session is lost: {lost}")
+                except StoreUnavailable as error:
+                    told = self._tell(told, f"not renewed: {error}")
+                # the last deadline stays: it passes by itself, and until then what is live may go on
+                if session.facts is None:
+                    write_session(self._run_dir, None, told)
+                self._write_deadline(session.deadline_ns)
+                await asyncio.sleep(RETRY_S)
+        finally:
+            await client.close()
+
+    def _tell(self, told: str, now: str) -> str:
+        if now != told:
+            log.warning("%s", now)
+        return now
+
+    def _write_deadline(self, deadline_ns: int) -> None:
+        """Tell the kernel, if a gate is in force; a later one is told at the next renewal."""
+        try:
+            inode = (self._pins / "maps" / "deadline").stat().st_ino
+            if self._tables is None or inode != self._pinned_as:
+                self._tables, self._pinned_as = open_pinned(self._pins), inode
+                self._tables.introduce(1, os.getpid())
+            self._tables.deadline.put(0, abi.Deadline(deadline_ns=deadline_ns, renewed_ns=boot_ns()))
+        except FileNotFoundError:
+            self._tables = None
+        except EnforcerError as error:
+            log.error("the kernel's deadline could not be written: %s", error)
+            self._tables = None
+
+    async def _watch_daemon(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            if not await asyncio.to_thread(self._progress.check):
+                await asyncio.to_thread(self._progress.rescue)
+
+
+def _lock_memory() -> None:
+    """A keeper that waits for a page from a hung disk cannot renew (mlockall(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
+        log.warning("memory could not be locked: %s", os.strerror(ctypes.get_errno()))
+
+
+async def _serve(keeper: Keeper) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, keeper.stop)
+    await keeper.run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="enforcer-keeper", description="Keeps this node's session in the lease store alive.",
+                                     epilog="example: enforcer-keeper --config /etc/enforcer/enforcer.toml")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, if not /etc/enforcer/enforcer.toml")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="enforcer-keeper: %(message)s", stream=sys.stderr)
+    try:
+        if os.geteuid() != 0:
+            raise PermissionRefused("enforcer-keeper must be started by root", hint="systemctl start enforcer-keeper")
+        chosen = settings.load(options.config)
+        keeper = Keeper(chosen)
+        lock = os.open(Path(chosen.paths.run_dir) / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnforcerError("another enforcer-keeper is running", hint="systemctl status enforcer-keeper") from None
+        _lock_memory()
+        asyncio.run(_serve(keeper))
+    except EnforcerError as error:
+        sys.stderr.write(f"enforcer-keeper: {error}\n")
+        if error.hint:
+            sys.stderr.write(f"  hint: {error.hint}\n")
+        return int(error.exit_code)
+    return Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

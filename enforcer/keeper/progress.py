@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Is enforcerd making progress? Read the probe attribute through its own upcall mount: the very loop that answers
+asks must answer it. If it does not, callers sleep in the kernel; so the connection is aborted, which gives each of
+them the fail-mode answer, and the daemon is ended and started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from enforcer.kernel.upcall import PROBE
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Probes in a thread of its own, because a probe of a hung daemon hangs too."""
+
+    def __init__(self, run_dir: Path, restart: Sequence[str], timeout_s: float) -> None:
+        self._run_dir, self._restart, self._timeout_s = run_dir, list(restart), timeout_s
+        self._answered = threading.Event()
+        self._asking: threading.Thread | None = None
+        self.restarts = 0
+
+    def check(self) -> bool:
+        """One probe; True if it was answered in time or there is no daemon to ask. Blocks up to the time-out."""
+        if self._asking is not None and self._asking.is_alive():
+            return self._answered.wait(self._timeout_s)
+        self._answered.clear()
+        self._asking = threading.Thread(target=self._ask, name="probe", daemon=True)
+        self._asking.start()
+        return self._answered.wait(self._timeout_s)
+
+    def _ask(self) -> None:
+        with contextlib.suppress(OSError):  # an error is an answer: nobody sleeps on it
+            os.getxattr(self._run_dir / "upcall" / "anchor", PROBE)
+        self._answered.set()
+
+    def daemon_pid(self) -> int:
+        """The pid in enforcerd's lock file, 0 if there is none."""
+        try:
+            return int((self._run_dir / "enforcerd.lock").read_text().strip() or 0)
+        except (OSError, ValueError):
+            return 0
+
+    def rescue(self) -> None:
+        """Abort the upcall connection, end the daemon, start it again."""
+        pid = self.daemon_pid()
+        log.critical("enforcerd (pid %d) makes no progress: its upcall connection is aborted and it is restarted", pid)
+        device = _mount_device(self._run_dir / "upcall")
+        if device is not None:
+            abort = Path(f"/sys/fs/fuse/connections/{os.minor(device)}/abort")
+            try:
+                abort.write_text("1")
+            except OSError as error:
+                log.error("%s: %s", abort, error)
+        if pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                descriptor = os.pidfd_open(pid)
+                try:
+                    if b"enforcerd" in Path(f"/proc/{pid}/cmdline").read_bytes() or b"enforcer.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                except FileNotFoundError:
+                    pass
+                finally:
+                    os.close(descriptor)
+        time.sleep(0.2)
+        self.restarts += 1
+        if self._restart:
+            try:
+                subprocess.Popen(self._restart, stdin=subprocess.DEVNULL, start_new_session=True)
+            except OSError as error:
+                log.error("enforcerd cannot be restarted: %s: %s", self._restart[0], error)
+
+
+def _mount_device(where: Path) -> int | None:
+    """Device number of the mount at ``where`` without asking the file system itself (proc_pid_mountinfo(5))."""
+    wanted = os.fsencode(where)
+    found = None
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields = line.split()
+        if len(fields) > 4 and fields[4] == wanted:
+            major, _, minor = fields[2].partition(b":")
+            found = os.makedev(int(major), int(minor))
+    return found

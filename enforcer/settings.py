@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What daemon and keeper run with: /etc/enforcer/enforcer.toml. Not policy: nothing here decides a use.
+
+Every setting is written once, as a field with its key, default and help. The parser, the listing that
+``--help`` shows, the JSON dump and the manual page are made from that, so that they cannot disagree. The
+keeper, which is small and locked into memory, reads the same file; so this module imports little.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from enforcer.policy.document import Document, LocatedErrors, Problem, parse_bytes, read_bytes
+from enforcer.policy.fields import Fields, show_duration
+
+DEFAULT_PATH = "/etc/enforcer/enforcer.toml"
+
+# m of the deadline arithmetic: half a second of scheduling, and clocks that drift apart by 1/500.
+MARGIN_S = 0.5
+DRIFT = 1 / 500
+RENEWALS = 3  # a lease outlives two lost renewals
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")  # it becomes part of a key in the store
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")
+
+
+class StoreKind(StrEnum):
+    """Lease stores. sqlite serves one node and denies what other nodes see."""
+
+    SQLITE = "sqlite"
+    ETCD = "etcd"
+
+
+class SettingsErrors(LocatedErrors):
+    """The configuration cannot be used."""
+
+
+def _setting(default: T, help_text: str, *, key: str = "", kind: str = "string") -> T:
+    """A field of a section. ``kind``: string, name, path, paths, strings, duration, store."""
+    metadata = {"help": help_text, "key": key, "kind": kind}
+    result: Any = field(default=default, metadata=metadata)  # dataclasses.field has the type of its default
+    return result  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """[node]"""
+
+    name: str = _setting("", "This node's name in the cluster; the kernel's hostname if empty", kind="name")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """[store]"""
+
+    kind: StoreKind = _setting(  # noqa: RUF009, it is a field()
+        StoreKind.SQLITE, "Where leases are kept: sqlite (one node) or etcd", kind="store"
+    )
+    path: str = _setting("", "Database of the sqlite store; leases.sqlite in state_dir if empty", kind="path")
+    cluster: str = _setting("default", "Name that the nodes of one cluster have in common", kind="name")
+    endpoints: tuple[str, ...] = _setting((), "etcd members, as http://192.0.2.1:2379", kind="strings")
+    ttl_s: float = _setting(30.0, "How long a lease lives without renewal", key="ttl", kind="duration")
+    renew_s: float = _setting(5.0, "How often a lease is renewed", key="renew", kind="duration")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """[paths]"""
+
+    state_dir: str = _setting("/var/lib/enforcer", "What must survive a reboot", kind="path")
+    run_dir: str = _setting("/run/enforcer", "Sockets, locks and the upcall mount", kind="path")
+    log_dir: str = _setting("/var/log/enforcer", "The audit log", kind="path")
+    bpffs: str = _setting("/sys/fs/bpf/enforcer", "Pins of programs, links and maps", kind="path")
+    policy_dirs: tuple[str, ...] = _setting(
+        ("/usr/lib/enforcer/policy.d", "/etc/enforcer/policy.d"),
+        "Directories of policy files; a later one masks files of the same name",
+        kind="paths",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """[daemon]"""
+
+    group: str = _setting(
+        "enforcer", "Group that may read status and leases from the control socket", kind="name"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """[keeper]"""
+
+    restart: tuple[str, ...] = _setting(
+        ("systemctl", "restart", "enforcerd.service"),
+        "Command that restarts a daemon which makes no progress",
+        kind="strings",
+    )
+    progress_timeout_s: float = _setting(
+        5.0,
+        "How long a probe may take before the daemon counts as hung",
+        key="progress_timeout",
+        kind="duration",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All sections. ``settings.store.ttl_s`` is in seconds, as every name that ends in ``_s``."""
+
+    node: Node = field(default_factory=Node)
+    store: Store = field(default_factory=Store)
+    paths: Paths = field(default_factory=Paths)
+    daemon: Daemon = field(default_factory=Daemon)
+    keeper: Keeper = field(default_factory=Keeper)
+    file: str = ""  # where they came from; empty for the defaults
+
+    def as_dict(self) -> dict[str, dict[str, object]]:
+        """For JSON: section -> key -> value as it would stand in the file."""
+        result: dict[str, dict[str, object]] = {}
+        for setting in SETTINGS:
+            value = getattr(getattr(self, setting.section), setting.attribute)
+            result.setdefault(setting.section, {})[setting.key] = _shown(setting.kind, value)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the listing."""
+
+    section: str
+    key: str
+    attribute: str
+    kind: str
+    default: object  # as it would stand in the file
+    help: str
+
+
+def _shown(kind: str, value: object) -> object:
+    if kind == "duration" and isinstance(value, float):
+        return show_duration(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+SECTIONS: dict[str, type] = {"node": Node, "store": Store, "paths": Paths, "daemon": Daemon, "keeper": Keeper}
+SETTINGS: tuple[Setting, ...] = tuple(
+    Setting(
+        section,
+        item.metadata["key"] or item.name,
+        item.name,
+        item.metadata["kind"],
+        _shown(item.metadata["kind"], item.default),
+        item.metadata["help"],
+    )
+    for section, owner in SECTIONS.items()
+    for item in dataclasses.fields(owner)
+)
+
+
+def listing() -> str:
+    """Every setting with its default, as a configuration file that changes nothing."""
+    import json  # JSON strings and lists of them are TOML as well
+
+    lines: list[str] = []
+    for section in SECTIONS:
+        lines += ["", f"[{section}]"]
+        for setting in SETTINGS:
+            if setting.section == section:
+                lines += [f"# {setting.help}.", f"# {setting.key} = {json.dumps(setting.default)}"]
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def load(path: str | Path | None = None, *, euid: int | None = None) -> Settings:
+    """Read ``path``, or DEFAULT_PATH if there is one and the defaults if not. Raises SettingsErrors."""
+    file = DEFAULT_PATH if path is None else str(path)
+    if path is None and not os.path.lexists(file):
+        return _complete(Settings())
+    problems: list[Problem] = []
+    content = read_bytes(file, problems, euid=euid)
+    if content is None:
+        raise SettingsErrors(problems)
+    return parse(content, file)
+
+
+def parse(content: bytes | str, file: str = "<settings>") -> Settings:
+    """One text as the configuration. Raises SettingsErrors."""
+    data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    document = parse_bytes(data, file)
+    top = Fields(document, (), document.data, SECTIONS)
+    values: dict[str, Any] = {}  # checked by kind below; the dataclass knows the types
+    for section, owner in SECTIONS.items():
+        keys = {setting.key: setting for setting in SETTINGS if setting.section == section}
+        table = top.table(section, keys)
+        given = {
+            setting.attribute: _READERS[setting.kind](table, setting)
+            for key, setting in keys.items()
+            if table.has(key)
+        }
+        values[section] = owner(**given)
+    settings = Settings(**values, file=file)
+    _check(settings, document)
+    if document.problems:
+        raise SettingsErrors(sorted(dict.fromkeys(document.problems), key=lambda problem: problem.line))
+    return _complete(settings)
+
+
+def margin_s(ttl_s: float) -> float:
+    """Seconds that are kept between what one node believes of a lease and what another may."""
+    return MARGIN_S + ttl_s * DRIFT
+
+
+def _check(settings: Settings, document: Document) -> None:
+    """What is right key by key and wrong together."""
+    ttl, renew = settings.store.ttl_s, settings.store.renew_s
+    margin = margin_s(ttl)
+    needed = RENEWALS * renew + margin
+    if needed > ttl:
+        what = (
+            f"{RENEWALS} x renew ({show_duration(renew)}) + margin (0.5s + ttl/500 = {margin:g}s) "
+            f"= {needed:g}s, which is more than ttl ({show_duration(ttl)})"
+        )
+        most = show_duration(max(0.1, int((ttl - margin) / RENEWALS * 10) / 10))
+        key = "renew" if ("store", "renew") in document.lines else "ttl"
+        document.problem(("store", key), what, f"Raise ttl, or set renew to {most} or less")
+    if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
+        document.problem(
+            ("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["http://host:2379"]'
+        )
+
+
+def _complete(settings: Settings) -> Settings:
+    """Fill in what depends on the machine or on another setting."""
+    node, store = settings.node, settings.store
+    if not node.name:
+        node = dataclasses.replace(node, name=os.uname().nodename)
+    if not store.path:
+        store = dataclasses.replace(store, path=f"{settings.paths.state_dir}/leases.sqlite")
+    return dataclasses.replace(settings, node=node, store=store)
+
+
+def _read_name(table: Fields, setting: Setting) -> str:
+    value = table.string(setting.key)
+    if isinstance(table.data[setting.key], str) and not _NAME.fullmatch(value):
+        remedy = "Use letters, digits, dots, dashes and underscores, a letter or digit first and last"
+        table.problem(setting.key, f"{value!r} is not a name", remedy)
+    return value
+
+
+def _path_problem(value: str) -> str:
+    if not value.startswith("/"):
+        return "is not an absolute path"
+    if value != os.path.normpath(value) or not value.isprintable():
+        return "is not a normalized path"
+    return ""
+
+
+def _read_path(table: Fields, setting: Setting) -> str:
+    value = table.string(setting.key)
+    if isinstance(table.data[setting.key], str) and (what := _path_problem(value)):
+        table.problem(setting.key, f'"{value}" {what}', "Write it from / on, without //, ./ and ../")
+    return value
+
+
+def _read_paths(table: Fields, setting: Setting) -> tuple[str, ...]:
+    values = table.strings(setting.key, one=False)
+    for index, value in enumerate(values):
+        if what := _path_problem(value):
+            table.problem(
+                (setting.key, index), f'"{value}" {what}', "Write it from / on, without //, ./ and ../"
+            )
+    return values
+
+
+def _read_strings(table: Fields, setting: Setting) -> tuple[str, ...]:
+    values = table.strings(setting.key, one=False)
+    for index, value in enumerate(values):
+        if setting.key == "endpoints" and not _ENDPOINT.fullmatch(value):
+            table.problem(
+                (setting.key, index), f'"{value}" is not an endpoint', 'Write "http://192.0.2.1:2379"'
+            )
+        elif not value or "\0" in value:
+            table.problem((setting.key, index), f'"{setting.key}" holds an empty word', "Remove it")
+    return values
+
+
+def _read_duration(table: Fields, setting: Setting) -> float:
+    return table.duration(setting.key, 1.0, least=0.1, most=3600.0)
+
+
+def _read_store(table: Fields, setting: Setting) -> StoreKind:
+    return table.choice(setting.key, StoreKind, StoreKind.SQLITE)
+
+
+_READERS: dict[str, Callable[[Fields, Setting], object]] = {
+    "name": _read_name,
+    "path": _read_path,
+    "paths": _read_paths,
+    "strings": _read_strings,
+    "duration": _read_duration,
+    "store": _read_store,
+}

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Gates that wait: one pending intent per caller, however often its system call is restarted.
+
+A signal ends the FUSE request at once, but not the ask: if the caller comes back with the same question (a handler
+with SA_RESTART, a stop and continue, the freezer), it joins what is pending or picks up what was decided meanwhile.
+If it does not come back, the ask is dropped and recorded as such. At the deadline every waiter gets the configured
+answer, whatever the work behind it is doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+
+from enforcer.kernel import abi
+from enforcer.kernel.tables import Tables, start_ticks
+from enforcer.model.clock import boot_ns
+from enforcer.model.intent import Effect, Intent, Source, Verdict
+from enforcer.model.resource import UseKind
+from enforcer.policy.rules import Policy
+from enforcer.workflow import callers
+from enforcer.workflow.judge import Judge, Question
+
+log = logging.getLogger(__name__)
+ABANDONED_S = 3.0  # a caller that runs on after a signal and does not come back within this has given up
+KEPT_NS = 60_000_000_000  # how long a verdict waits for a caller that is stopped or frozen
+
+
+@dataclass(slots=True)
+class _Pending:
+    question: Question
+    intent: Intent
+    began: int  # start of the caller in ticks: tells a reused TID apart
+    extra: object  # what the recorder wanted to begin while the caller waits
+    unique: int | None  # the FUSE request that waits, None while the caller handles a signal
+    nonce: int
+    verdict: Verdict | None = None
+    left_ns: int = 0
+
+
+class Asks:
+    """All pending asks. ``answer(unique, value)`` sends a verdict; ``noticed(tid)`` may begin work for the record while
+    the caller surely waits, and ``done(intent, verdict, began, extra)`` records the outcome with what it returned.
+    ``dropped(intent)`` tells of a caller that gave up."""
+
+    def __init__(
+        self, tables: Tables, judge: Judge, policy: Callable[[], Policy], answer: Callable[[int, bytes], None],
+        noticed: Callable[[int], object], done: Callable[[Intent, Verdict, int, object], None], dropped: Callable[[int], None],
+    ) -> None:
+        self._tables, self._judge, self._policy = tables, judge, policy
+        self._answer, self._noticed, self._done, self._dropped = answer, noticed, done, dropped
+        self._pending: dict[tuple[object, ...], _Pending] = {}
+        self._by_unique: dict[int, _Pending] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.counts = {"asks": 0, "joined": 0, "permits": 0, "refusals": 0, "would_refuse": 0}
+
+    def asked(self, tid: int, unique: int) -> None:
+        """A gate of thread ``tid`` waits for an answer to FUSE request ``unique``."""
+        raw = self._tables.asks.get(tid)
+        if raw is None:
+            log.error("somebody read the anchor's attribute without an ask (tid %d)", tid)
+            self._answer(unique, b"")  # too short to be a verdict: no answer
+            return
+        try:
+            question = Question.of(raw)
+        except ValueError:
+            self._answer(unique, b"")
+            return
+        pending = self._pending.get(question.key)
+        if pending is not None:
+            self.counts["joined"] += 1
+            pending.unique, pending.nonce, pending.left_ns = unique, raw.nonce, 0
+            self._by_unique[unique] = pending
+            if pending.verdict is not None:
+                self._reply(pending)
+            return
+        self.counts["asks"] += 1
+        try:
+            began = start_ticks(tid)
+        except (OSError, ValueError):
+            began = 0
+        pending = _Pending(question, self._judge.intent_of(question), began, self._noticed(tid), unique, raw.nonce)
+        self._pending[question.key] = pending
+        self._by_unique[unique] = pending
+        self._start(self._work(pending))
+
+    def interrupted(self, unique: int) -> None:
+        """The caller has a signal to handle; its request is answered, its ask is kept."""
+        pending = self._by_unique.pop(unique, None)
+        if pending is None:
+            return
+        pending.unique, pending.left_ns = None, boot_ns()
+        self._start(self._watch_left(pending))
+
+    def waiting(self) -> int:
+        """How many callers wait now."""
+        return len(self._by_unique)
+
+    async def close(self) -> None:
+        """Stop all work; the waiting requests end with the connection."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, pending: _Pending) -> None:
+        policy = self._policy()
+        deadline_ns = pending.question.asked_ns + int(policy.defaults.deadline_s * 1e9)
+        intent, verdict = pending.intent, None
+        try:
+            async with asyncio.timeout(max(0.05, (deadline_ns - boot_ns()) / 1e9)):
+                intent, verdict = await self._judge.judge(pending.question, pending.intent, deadline_ns)
+        except TimeoutError:
+            verdict = _at_deadline(policy, intent)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("event %d: no verdict could be reached; refused", pending.intent.id)
+            verdict = Verdict(Effect.REFUSE, errno.EBUSY, Source.POLICY, "an internal error, see the journal", generation=policy.generation)
+        pending.intent, pending.verdict = intent, verdict
+        effect = {Effect.PERMIT: "permits", Effect.REFUSE: "refusals", Effect.WOULD_REFUSE: "would_refuse"}[verdict.effect]
+        self.counts[effect] += 1
+        if pending.left_ns and not callers.alive(pending.question.tid, pending.began):
+            self._forget(pending, gone=True)
+        elif pending.unique is not None:
+            self._reply(pending)
+
+    def _reply(self, pending: _Pending) -> None:
+        verdict, unique = pending.verdict, pending.unique
+        if verdict is None or unique is None:
+            return
+        self._done(pending.intent, verdict, pending.began, pending.extra)
+        refused = verdict.effect is Effect.REFUSE
+        dev = pending.intent.dev if pending.question.op is abi.Op.SB_MOUNT else None
+        reply = abi.Reply(nonce=pending.nonce, intent=pending.intent.id, verdict=-verdict.errno if refused else 0,
+                          dev=dev.to_kernel() if dev else 0)
+        self._by_unique.pop(unique, None)
+        self._pending.pop(pending.question.key, None)
+        self._answer(unique, bytes(reply))
+
+    async def _watch_left(self, pending: _Pending) -> None:
+        """Drop the ask once its caller is dead, or runs on without coming back."""
+        while pending.left_ns:
+            await asyncio.sleep(0.1)
+            if not pending.left_ns:
+                return
+            away_ns = boot_ns() - pending.left_ns
+            dead = not callers.alive(pending.question.tid, pending.began)
+            running = not _stopped(pending.question.tid)
+            if dead or (running and away_ns > ABANDONED_S * 1e9) or away_ns > KEPT_NS:
+                self._forget(pending, gone=True)
+                return
+
+    def _forget(self, pending: _Pending, *, gone: bool) -> None:
+        if self._pending.pop(pending.question.key, None) is None:
+            return
+        pending.left_ns = 0
+        self._dropped(pending.intent.id)
+        verdict = pending.verdict or Verdict(Effect.REFUSE, errno.EINTR, Source.CALLER_GONE, "", generation=self._policy().generation)
+        reason = "the caller was killed or gave up while it waited"
+        self._done(pending.intent, replace(verdict, effect=Effect.REFUSE, errno=errno.EINTR, source=Source.CALLER_GONE, reason=reason),
+                   pending.began, pending.extra)
+
+
+def _at_deadline(policy: Policy, intent: Intent) -> Verdict:
+    """The configured answer. Work goes on for a mount (EAGAIN: try again); elsewhere EAGAIN means other things."""
+    seconds = policy.defaults.deadline_s
+    number = errno.EAGAIN if intent.kind is UseKind.MOUNT else errno.EBUSY
+    return Verdict(Effect.REFUSE, number, Source.DEADLINE, f"no answer within {seconds:g} s", default="on_deadline",
+                   generation=policy.generation, remedy="enforcer status")
+
+
+def _stopped(tid: int) -> bool:
+    """True if a task is stopped, traced or frozen and so cannot come back by itself (proc(5), field 3 of stat)."""
+    try:
+        with open(f"/proc/{tid}/stat", "rb") as stat:
+            state = stat.read().rpartition(b")")[2].split()[0]
+        if state in (b"T", b"t"):
+            return True
+        with open(f"/proc/{tid}/wchan", "rb") as wchan:
+            return b"freez" in wchan.read()
+    except (OSError, IndexError):
+        return False

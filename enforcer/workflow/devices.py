@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every block device of the node, what it lies on, and its entry in the kernel's guard table.
+
+The table is compiled from three truths: the policy says whether a device is guarded, the storage says which LUNs it
+touches, the leases say whether they are ours. Whenever one of them changes, the entries are made anew here and
+nowhere else, so the kernel and the daemon cannot come to disagree in two places.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from enforcer.kernel import abi
+from enforcer.kernel.abi import GuardFlag, State
+from enforcer.kernel.tables import Tables
+from enforcer.model.resource import Device, DevNum, ResourceId
+from enforcer.policy.engine import Facts, Guarding, guards
+from enforcer.policy.rules import Policy
+from enforcer.storage import sysfs
+from enforcer.storage.identity import Identities
+from enforcer.storage.system import system_devices
+
+log = logging.getLogger(__name__)
+
+
+class Hold(StrEnum):
+    """What this node has of one resource, as the guard table needs it."""
+
+    LIVE = "live"
+    CLOSING = "closing"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One device, classified."""
+
+    device: Device
+    guarding: Guarding
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Grip:
+    """A held resource as the guard table needs it."""
+
+    hold: Hold
+    token: int
+
+
+def covers(held: ResourceId, wanted: ResourceId) -> bool:
+    """True if holding ``held`` is enough to use ``wanted``: the same, or the whole that it is a part of."""
+    return held.lun == wanted.lun and wanted.path[: len(held.path)] == held.path
+
+
+def most_specific(held: Iterable[ResourceId], wanted: ResourceId) -> ResourceId | None:
+    """The narrowest held resource that covers ``wanted``: the one that its uses are counted for."""
+    return max((h for h in held if covers(h, wanted)), key=lambda h: len(h.path), default=None)
+
+
+class Devices:
+    """Classifies devices and keeps the guard table equal to what is known of them."""
+
+    def __init__(
+        self, tables: Tables, node: str, *, policy: Callable[[], Policy], keep: Iterable[str], deadline: bool,
+        root: Path = Path("/"),
+    ) -> None:
+        """``keep``: paths of the daemon's own that must never be guarded; ``deadline``: leases hang on a session."""
+        self._tables, self._policy, self._keep, self._deadline, self._root = tables, policy, list(keep), deadline, root
+        self._identities = Identities(root, node=node)
+        self._seen_by: Mapping[str, frozenset[str]] = {}
+        self._grips: dict[ResourceId, Grip] = {}
+        self._elsewhere: frozenset[ResourceId] = frozenset()
+        self._adopted: dict[DevNum, str] = {}
+        self.known: dict[DevNum, Known] = {}
+
+    def rescan(self) -> None:
+        """Look at everything anew: system devices, every block device, the whole table."""
+        found = system_devices(self._identities, self._keep)
+        for sentence in found.unresolved:
+            log.warning("system devices: %s", sentence)
+        self._identities.system = found.reasons
+        there = sysfs.all_devices(self._root)
+        for dev in there:
+            self.classify(dev)
+        for dev in set(self.known) - set(there):
+            self.forget(dev)
+        for dev in self._tables.devices() - set(there):
+            self._tables.guard.delete(dev.to_kernel())
+
+    def classify(self, dev: DevNum) -> Known:
+        """Resolve one device now and write its entry. What cannot be resolved is guarded, never free."""
+        device = replace(self._identities.resolve(dev), in_use=self._adopted.get(dev, ""))
+        facts = Facts(self.seen_by(device), device.problem)
+        known = Known(device, guards(self._policy(), device, facts), facts)
+        self.known[dev] = known
+        self._write(known)
+        return known
+
+    def forget(self, dev: DevNum) -> None:
+        """The device is gone."""
+        self.known.pop(dev, None)
+        self._tables.guard.delete(dev.to_kernel())
+
+    def seen_by(self, device: Device) -> frozenset[str]:
+        """The other nodes that see any LUN of the device."""
+        return frozenset(node for r in device.resources for node in self._seen_by.get(r.lun, ()))
+
+    def set_seen_by(self, seen: Mapping[str, frozenset[str]]) -> None:
+        """What the other nodes publish; a LUN that turns out to be multi-attached is guarded from now on."""
+        if seen != self._seen_by:
+            self._seen_by = dict(seen)
+            for dev in list(self.known):
+                self.classify(dev)
+
+    def set_grips(self, grips: Mapping[ResourceId, Grip], elsewhere: frozenset[ResourceId]) -> None:
+        """What this node holds and what it knows others hold; writes every entry that this changes."""
+        if (dict(grips), elsewhere) == (self._grips, self._elsewhere):
+            return
+        changed = {r.lun for r in set(grips) | set(self._grips) | elsewhere | self._elsewhere}
+        self._grips, self._elsewhere = dict(grips), elsewhere
+        for known in self.known.values():
+            if any(r.lun in changed for r in known.device.resources):
+                self._write(known)
+
+    def note_use(self, dev: DevNum, sentence: str) -> None:
+        """Remember a use that began before enforcement did ("mounted at /srv"), or that it ended ("")."""
+        if sentence:
+            self._adopted[dev] = sentence
+        else:
+            self._adopted.pop(dev, None)
+        if dev in self.known:
+            self.classify(dev)
+
+    def on_lun(self, lun: str) -> list[Device]:
+        """All devices that lie on a LUN, whole disks first."""
+        found = [k.device for k in self.known.values() if any(r.lun == lun for r in k.device.resources)]
+        return sorted(found, key=lambda d: (len(d.below), d.dev))
+
+    def counted_for(self, resource: ResourceId) -> list[DevNum]:
+        """Devices whose uses keep the lease of ``resource``."""
+        return [
+            dev for dev, known in self.known.items()
+            if any(most_specific(self._grips, r) == resource for r in known.device.resources)
+        ]
+
+    def luns(self) -> frozenset[str]:
+        """All LUNs that this node sees and that could be seen by another."""
+        return frozenset(
+            r.lun for k in self.known.values() if not k.device.system for r in k.device.resources
+        )
+
+    def entry(self, known: Known) -> abi.Guard:
+        """The guard table's entry of a device as everything stands now."""
+        guarding = known.guarding
+        if not guarding.guarded:
+            return abi.Guard(state=State.UNGUARDED, generation=self._policy().generation)
+        flags = (GuardFlag.AUDIT if guarding.audit else GuardFlag(0)) | (GuardFlag.DEADLINE if self._deadline else GuardFlag(0))
+        entry = abi.Guard(flags=flags, error=-(guarding.errno or 16), generation=self._policy().generation)
+        wanted = known.device.resources
+        held = [most_specific(self._grips, r) for r in wanted]
+        grips = [self._grips[h] for h in held if h is not None]
+        if any(mine.meets(other) for mine in wanted for other in self._elsewhere):
+            entry.state = State.ELSEWHERE
+        elif not wanted or known.device.problem or len(grips) < len(wanted):
+            entry.state = State.FREE
+        elif any(grip.hold is Hold.CLOSING for grip in grips):
+            entry.state = State.CLOSING
+        else:
+            entry.state = State.LIVE
+            entry.token = max(grip.token for grip in grips)
+        return entry
+
+    def _write(self, known: Known) -> None:
+        self._tables.guard.put(known.device.dev.to_kernel(), self.entry(known))

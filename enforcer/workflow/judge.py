@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One ask, one verdict: which device is meant, what the policy says of it, whether the lease is ours.
+
+Whatever is not clear ends in a refusal with its reason. A guarded device needs the lease for any claim, whichever
+uses a rule lists: rules select and shape, safety does not hang on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from enforcer.kernel import abi
+from enforcer.model.clock import boot_ns
+from enforcer.model.errors import EnforcerError
+from enforcer.model.escape import from_bytes
+from enforcer.model.intent import Caller, Effect, Intent, Source, Verdict
+from enforcer.model.lease import Denied, Standing
+from enforcer.model.resource import Device, DevNum, UseKind
+from enforcer.policy import message
+from enforcer.policy.engine import Action, Decision, Facts, decide
+from enforcer.policy.rules import Policy, RuleMode
+from enforcer.storage import dmtable, sources
+from enforcer.workflow import callers
+from enforcer.workflow.devices import Devices
+from enforcer.workflow.leases import Leases
+
+POLL_S = 0.25  # while a caller waits for a holder that is about to release
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An ask of the kernel, copied out of its table."""
+
+    op: abi.Op
+    intent: int
+    tid: int
+    tgid: int
+    uid: int
+    start_ns: int
+    asked_ns: int
+    dev: DevNum | None
+    arg: int
+    cmd: int
+    syscall_nr: int
+    mount_ns: int
+    flags: abi.AskFlag
+    comm: bytes
+    fstype: bytes
+    source: bytes
+    target: bytes
+
+    @classmethod
+    def of(cls, raw: abi.Ask) -> Question:
+        """Copy one element of the ``asks`` table. Raises ValueError for an op that this version does not know."""
+        return cls(
+            abi.Op(raw.op), raw.intent, raw.tid, raw.tgid, raw.uid, raw.start_ns, raw.asked_ns,
+            DevNum.from_kernel(raw.dev) if raw.dev else None, raw.arg, raw.cmd, raw.syscall_nr, raw.mount_ns,
+            abi.AskFlag(raw.flags & 31), abi.c_text(raw.comm), abi.c_text(raw.fstype), abi.c_text(raw.source), abi.c_text(raw.target),
+        )
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for an ask and for the same system call restarted after a signal."""
+        return (self.tid, self.start_ns, self.op, self.dev, self.arg, self.cmd, self.fstype, self.source, self.target)
+
+    def caller(self) -> Caller:
+        """What /proc tells of the task that waits."""
+        return callers.describe(self.tid, self.tgid, self.uid, self.comm, mount_ns=self.mount_ns, syscall_nr=self.syscall_nr)
+
+
+class Judge:
+    """Reaches verdicts; holds no state of its own."""
+
+    def __init__(self, node: str, policy: Callable[[], Policy], devices: Devices, leases: Leases, store_name: str) -> None:
+        self._node, self._policy, self._devices, self._leases, self._store = node, policy, devices, leases, store_name
+
+    def intent_of(self, question: Question) -> Intent:
+        """The ask in the model's words, not yet resolved."""
+        return Intent(
+            id=question.intent, kind=callers.use_kind(question.op, question.syscall_nr), caller=question.caller(),
+            fstype=from_bytes(question.fstype), source=from_bytes(question.source), target=from_bytes(question.target),
+            read_only=abi.AskFlag.READ_ONLY in question.flags, dev=question.dev, asked_ns=question.asked_ns,
+        )
+
+    async def judge(self, question: Question, intent: Intent, deadline_ns: int) -> tuple[Intent, Verdict]:
+        """The verdict, with the intent as far as it could be resolved. ``deadline_ns``: boot clock."""
+        policy = self._policy()
+        stages: dict[str, int] = {}
+        began = boot_ns()
+        intent, unresolved = await self._resolve(question, intent)
+        stages["classify"] = boot_ns() - began
+        began = boot_ns()
+        facts = Facts(self._devices.seen_by(intent.device) if intent.device else frozenset(), unresolved)
+        decision = self._decide(policy, intent, facts)
+        stages["policy"] = boot_ns() - began
+        if decision.action is Action.PASS:
+            return intent, self._verdict(decision, Effect.PERMIT, decision.source, decision.reason, stages)
+        if decision.action is Action.REFUSE:
+            return intent, self._refusal(decision, intent, decision.source, decision.reason, stages)
+        began = boot_ns()
+        verdict = await self._lease(decision, intent, deadline_ns, stages)
+        verdict.stages_ns["store"] = boot_ns() - began
+        return intent, verdict
+
+    def _decide(self, policy: Policy, intent: Intent, facts: Facts) -> Decision:
+        decision = decide(policy, intent, facts)
+        known = self._devices.known.get(intent.device.dev) if intent.device else None
+        if decision.action is Action.PASS and known is not None and known.guarding.guarded and intent.device is not None:
+            # guarded, but this use or this caller is in no rule: a claim needs the lease all the same
+            guarding = known.guarding
+            mode = RuleMode.AUDIT if guarding.audit else RuleMode.ENFORCE
+            decision = replace(decision, action=Action.LEASE, mode=mode, rule=guarding.rule, default=guarding.default,
+                               errno=guarding.errno or errno.EBUSY, reason=guarding.reason)
+        return decision
+
+    async def _resolve(self, question: Question, intent: Intent) -> tuple[Intent, str]:
+        if question.op is abi.Op.FILE_IOCTL:
+            return await asyncio.to_thread(self._resolve_table, question, intent)
+        dev = question.dev
+        if question.op is abi.Op.SB_MOUNT and abi.AskFlag.SOURCE_CUT not in question.flags:
+            dev = await asyncio.to_thread(sources.resolve, question.tid, question.source)
+        if dev is None:
+            needs = abi.AskFlag.REQUIRES_DEV in question.flags
+            # without a device that we can see, the superblock's own ask and the guard stand behind this one
+            return intent, "its block device could not be resolved" if needs else ""
+        known = self._devices.classify(dev)
+        return replace(intent, dev=dev, device=known.device), known.device.problem
+
+    def _resolve_table(self, question: Question, intent: Intent) -> tuple[Intent, str]:
+        """A device-mapper table that is about to be loaded: what a use of the new device would touch."""
+        try:
+            table = dmtable.read_table(question.tid, question.arg)
+        except (dmtable.DmTableError, OSError) as error:
+            return intent, f"the device-mapper table could not be read: {error}"
+        lower: list[DevNum] = []
+        for each in dmtable.lower_devices(table):
+            dev = each.dev or (sources.resolve(question.tid, each.path) if each.path else None)
+            if dev is None:
+                return intent, f"device-mapper target on {from_bytes(each.path)} could not be resolved"
+            lower.append(dev)
+        known = [self._devices.known.get(dev) for dev in lower]
+        missing = [str(dev) for dev, k in zip(lower, known, strict=True) if k is None]
+        problem = f"device {missing[0]} below the table is not known" if missing else ""
+        problem = problem or next((k.device.problem for k in known if k is not None and k.device.problem), "")
+        # The mapping takes what it stands on, as it is: the kernel opens the lower devices themselves. So two nodes
+        # never have volumes of one group active at once, which is what its metadata needs anyway.
+        resources = tuple(sorted({r for k in known if k is not None for r in k.device.resources}))
+        system = ""
+        if lower and all(k is not None and k.device.system for k in known):
+            system = next(k.device.system for k in known if k is not None)
+        kinds = {target.type for target in table.targets}
+        aliases = tuple(dict.fromkeys(alias for k in known if k is not None for alias in k.device.aliases))
+        device = Device(
+            dev=lower[0] if lower else DevNum(0, 0), name=table.name or "dm",
+            resources=resources, aliases=aliases, below=tuple(lower), system=system, problem=problem,
+        )
+        fstype = kinds.pop() if len(kinds) == 1 else "dm"
+        return replace(intent, fstype=fstype, dev=device.dev, device=device,
+                       source=", ".join(k.device.name for k in known if k is not None)), problem
+
+    async def _lease(self, decision: Decision, intent: Intent, deadline_ns: int, stages: dict[str, int]) -> Verdict:
+        device = intent.device
+        if device is None or device.problem or not device.resources:
+            why = device.problem if device and device.problem else "what it touches could not be resolved"
+            return self._refusal(decision, intent, Source.POLICY, why, stages)
+        facts = {"fstype": intent.fstype, "target": intent.target, "comm": intent.caller.comm, "kind": str(intent.kind)}
+        wait_until_ns = min(deadline_ns, boot_ns() + int(decision.wait_s * 1e9))
+        while True:
+            budget_s = max(0.1, (deadline_ns - boot_ns()) / 1e9 - 0.5)
+            try:
+                outcome = await self._leases.acquire(device, intent.id, {k: v for k, v in facts.items() if v}, budget_s=budget_s)
+            except EnforcerError as error:
+                outcome = Denied(Standing.UNKNOWN, str(error), remedy=error.hint)
+            if not isinstance(outcome, Denied):
+                verdict = self._verdict(decision, Effect.PERMIT, Source.STORE, "the lease is held here", stages)
+                return replace(verdict, token=outcome.token)
+            if outcome.standing is not Standing.ELSEWHERE or boot_ns() + POLL_S * 1e9 >= wait_until_ns:
+                break
+            await asyncio.sleep(POLL_S)
+        verdict = self._refusal(decision, intent, Source.STORE, outcome.reason, stages, outcome)
+        return replace(verdict, blocking=outcome.blocking, remedy=outcome.remedy)
+
+    def _refusal(self, decision: Decision, intent: Intent, source: Source, reason: str, stages: dict[str, int],
+                 denied: Denied | None = None) -> Verdict:
+        if decision.message and denied is not None and denied.blocking:
+            first = denied.blocking[0].lease
+            reason = message.render(decision.message, {
+                "device": intent.device.name if intent.device else intent.source, "holder": first.holder.node, "since": first.since,
+                "fstype": intent.fstype, "target": intent.target, "node": self._node,
+            })
+        effect = Effect.WOULD_REFUSE if decision.mode is RuleMode.AUDIT else Effect.REFUSE
+        return replace(self._verdict(decision, effect, source, reason, stages), errno=decision.errno or errno.EBUSY)
+
+    def _verdict(self, decision: Decision, effect: Effect, source: Source, reason: str, stages: dict[str, int]) -> Verdict:
+        return Verdict(
+            effect=effect, errno=0, source=source, reason=reason, rule=decision.rule, default=decision.default,
+            generation=decision.generation, store=self._store, stages_ns=stages,
+        )
+
+
+def use_of(kind: UseKind) -> str:
+    """The word for what was not done, for the refused caller's line."""
+    return {UseKind.MOUNT: "mounted", UseKind.SWAP: "used as swap", UseKind.DM_LOAD: "mapped"}.get(kind, "opened")

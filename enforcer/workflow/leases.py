@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Leases of this node: taken before the first use, kept as long as anything uses them, given back after the last.
+
+Giving back is the delicate half. First the guard table says CLOSING, so nothing new can start; then the kernel's
+counts are read again, because an open may have slipped in before; then every device of the resource must let itself
+be opened exclusively; only then is the store told. Any doubt on the way leads back to LIVE, never forward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from enforcer.cluster.store import LeaseStore
+from enforcer.kernel.tables import Tables
+from enforcer.model.clock import boot_ns
+from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
+from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Lease, Standing
+from enforcer.model.resource import Device, DevNum, Mode, ResourceId
+from enforcer.storage import caches, usage
+from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
+
+log = logging.getLogger(__name__)
+PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
+RESCAN_USES_NS = 5_000_000_000  # how often uses that the kernel did not count are looked for
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: Lease
+    hold: Hold = Hold.LIVE
+    permits: dict[int, int] = field(default_factory=dict)  # intent -> boot clock ns when it is forgotten
+    uncounted: bool = False  # in use before the kernel began to count
+    looked_ns: int = 0
+
+
+class Leases:
+    """What this node holds. All methods run on the daemon's loop; those of one LUN wait for each other."""
+
+    def __init__(
+        self, store: LeaseStore, devices: Devices, tables: Tables, *, deadline_ns: Callable[[], int | None], scratch: Path
+    ) -> None:
+        """``deadline_ns()``: boot clock until which the node's session is live, None for a store without sessions."""
+        self._store, self._devices, self._tables, self._deadline_ns, self._scratch = store, devices, tables, deadline_ns, scratch
+        self._held: dict[ResourceId, _Held] = {}
+        self._elsewhere: dict[ResourceId, HeldLease] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._wake = asyncio.Event()
+
+    def held(self) -> list[tuple[Lease, Hold]]:
+        """Everything held now."""
+        return [(held.lease, held.hold) for held in self._held.values()]
+
+    def wake(self) -> None:
+        """Something may have ended: look soon whether a lease can go."""
+        self._wake.set()
+
+    async def acquire(self, device: Device, intent: int, facts: Mapping[str, str], *, budget_s: float) -> Granted | Denied:
+        """Take all that a use of ``device`` touches, or nothing, within ``budget_s`` seconds.
+
+        A grant also is a permit for ``intent``: the lease stays until its use has begun and ended, or until
+        the permit is forgotten. Never raises for the store's sake.
+        """
+        wanted = frozenset(device.resources)
+        async with self._locked(wanted):
+            mine = [most_specific(self._held, r) for r in wanted]
+            if wanted and all(h is not None and self._held[h].hold is Hold.LIVE for h in mine) and self._session_live():
+                held = [self._held[h] for h in mine if h is not None]
+                outcome: Granted | Denied = Granted(max(h.lease.token for h in held), tuple(h.lease for h in held), False)
+            else:
+                outcome = await self._store.acquire(frozenset(Claim(r, Mode.EX) for r in wanted), facts, budget_s=budget_s)
+            if isinstance(outcome, Denied):
+                self._learn(outcome)
+                return outcome
+            if outcome.fresh:
+                await self._freshen({r.lun for r in wanted})
+            now = boot_ns()
+            for lease in outcome.leases:
+                kept = self._held.setdefault(lease.resource, _Held(lease))
+                kept.lease, kept.hold = lease, Hold.LIVE
+                kept.permits[intent] = now + PERMIT_NS
+            self._publish()
+            return outcome
+
+    def permit_over(self, intent: int) -> None:
+        """The permitted use has begun (and is counted now) or has failed."""
+        for held in self._held.values():
+            held.permits.pop(intent, None)
+        self.wake()
+
+    async def adopt(self) -> list[str]:
+        """At start: take up what this node held before (same boot), drop what an earlier boot held.
+
+        Returns sentences for the audit log. Raises StoreUnavailable, LeaseLost.
+        """
+        told = [f"{lease.resource} was held by an earlier boot of this node and is released"
+                for lease in await self._store.forget_old_boots()]
+        for lease in await self._store.adopt():
+            known = self._held.get(lease.resource)
+            if known is None:
+                self._held[lease.resource] = _Held(lease)
+                told.append(f"{lease.resource} is re-adopted with token {lease.token}")
+            else:
+                known.lease = lease
+        self._publish()
+        return told
+
+    async def take_in_use(self, device: Device, *, budget_s: float) -> Denied | None:
+        """A device that was in use before enforcement began: its lease is taken now. The refusal, if any."""
+        outcome = await self.acquire(device, 0, {"use": device.in_use}, budget_s=budget_s)
+        if isinstance(outcome, Denied):
+            return outcome
+        for lease in outcome.leases:
+            self._held[lease.resource].uncounted = True
+        return None
+
+    async def refresh(self) -> tuple[HeldLease, ...]:
+        """Learn what others hold, for the guard table and for ``who``. Raises StoreUnavailable."""
+        everything = await self._store.leases()
+        mine = {held.lease.token for held in self._held.values()}
+        self._elsewhere = {h.lease.resource: h for h in everything if h.lease.token not in mine and h.lease.resource not in self._held}
+        self._publish()
+        return everything
+
+    async def run(self) -> None:
+        """Give back what is no longer used; runs until it is cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._wake.wait()
+            self._wake.clear()
+            for resource in list(self._held):
+                try:
+                    await self._try_release(resource)
+                except EnforcerError as error:
+                    log.warning("%s cannot be given back yet: %s", resource, error)
+                except Exception:
+                    log.exception("giving back %s failed; it is kept", resource)
+
+    async def release_unused(self) -> None:
+        """One pass over everything, now."""
+        for resource in list(self._held):
+            with contextlib.suppress(EnforcerError):
+                await self._try_release(resource)
+
+    async def _try_release(self, resource: ResourceId) -> None:
+        held = self._held.get(resource)
+        if held is None or not self._idle(resource, held):
+            return
+        async with self._locked(frozenset({resource})):
+            if self._held.get(resource) is not held or not self._idle(resource, held):
+                return
+            if held.uncounted and await self._still_used(resource, held):
+                return
+            held.hold = Hold.CLOSING
+            self._publish()
+            released = False
+            try:
+                if not self._idle(resource, held) or await self._claimed(resource):
+                    return
+                try:
+                    await self._store.release(frozenset({resource}), held.lease.token)
+                except StoreUnavailable:
+                    raise
+                except LeaseLost as lost:
+                    log.error("%s: the store no longer knows our lease: %s", resource, lost)
+                released = True
+            finally:
+                if released:
+                    del self._held[resource]
+                else:
+                    held.hold = Hold.LIVE
+                self._publish()
+
+    def _idle(self, resource: ResourceId, held: _Held) -> bool:
+        now = boot_ns()
+        for intent, until in list(held.permits.items()):
+            if until < now:
+                del held.permits[intent]
+        if held.permits:
+            return False
+        for dev in self._devices.counted_for(resource):
+            counts = self._tables.ledger.get(dev.to_kernel())
+            if counts is not None and (counts.uses > 0 or counts.inflight > 0):
+                return False
+        return True
+
+    async def _still_used(self, resource: ResourceId, held: _Held) -> bool:
+        now = boot_ns()
+        if now - held.looked_ns < RESCAN_USES_NS:
+            return True
+        held.looked_ns = now
+        found = await asyncio.to_thread(usage.scan)
+        for dev in self._devices.counted_for(resource):
+            if dev in found:
+                return True
+            self._devices.note_use(dev, "")
+        held.uncounted = False
+        return False
+
+    async def _claimed(self, resource: ResourceId) -> bool:
+        """True unless every device of the resource lets itself be opened exclusively."""
+        for dev in self._devices.counted_for(resource):
+            answer = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._scratch)
+            if answer is not False and Path(f"/sys/dev/block/{dev}").exists():
+                log.info("%s is kept: %s is still claimed", resource, dev)
+                return True
+        return False
+
+    async def _freshen(self, luns: set[str]) -> None:
+        """The last writer may have been another node: drop cached blocks of every device of the stack."""
+        for lun in luns:
+            for device in self._devices.on_lun(lun):
+                try:
+                    await asyncio.to_thread(caches.drop_caches, device.dev, scratch=self._scratch)
+                except (OSError, EnforcerError) as error:
+                    log.warning("cached blocks of %s could not be dropped: %s", device.name, error)
+
+    def _session_live(self) -> bool:
+        deadline = self._deadline_ns()
+        return deadline is None or boot_ns() < deadline
+
+    def _learn(self, denied: Denied) -> None:
+        if denied.standing is Standing.ELSEWHERE:
+            for blocking in denied.blocking:
+                self._elsewhere[blocking.lease.resource] = blocking
+            self._publish()
+
+    def _publish(self) -> None:
+        grips = {resource: Grip(held.hold, held.lease.token) for resource, held in self._held.items()}
+        # what we were granted is newer than what we had read of others
+        others = frozenset(r for r in self._elsewhere if not any(r.meets(mine) for mine in self._held))
+        self._devices.set_grips(grips, others)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, resources: frozenset[ResourceId]) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            for lun in sorted({r.lun for r in resources}):
+                await stack.enter_async_context(self._locks.setdefault(lun, asyncio.Lock()))
+            yield
+
+    def uses_of(self, dev: DevNum) -> tuple[int, int]:
+        """(counted uses, opens in flight) of one device."""
+        counts = self._tables.ledger.get(dev.to_kernel())
+        return (counts.uses, counts.inflight) if counts is not None else (0, 0)

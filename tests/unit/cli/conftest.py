@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A daemon that answers as ours does, and the samples of the log's tests."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "audit"))
+
+Answer = Callable[[dict[str, object]], bytes]
+
+
+class Daemon:
+    """A control socket in a thread; what it answers is up to the test."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.requests: list[dict[str, object]] = []
+        self.replies: dict[str, object] = {}
+        self.raw: bytes | None = None
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            with peer, peer.makefile("rb") as lines:
+                request = json.loads(lines.readline())
+                self.requests.append(request)
+                data = self.replies.get(request["verb"])
+                reply = data if isinstance(data, dict) and "ok" in data else {"ok": True, "data": data or {}}
+                peer.sendall(self.raw if self.raw is not None else json.dumps(reply).encode() + b"\n")
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    made = Daemon(tmp_path / "control.sock")
+    yield made
+    made.close()

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A real etcd, nodes that open any store, and a proxy that loses or delays what passes through it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enforcer.cluster.etcd_http import EtcdClient
+from enforcer.cluster.etcd_session import EtcdSession
+from enforcer.cluster.etcd_store import EtcdStore
+from enforcer.cluster.sqlite_store import SqliteStore
+from enforcer.cluster.store import LeaseStore
+from enforcer.model.lease import Claim, Denied, Granted, Holder
+from enforcer.model.resource import Mode, ResourceId
+
+
+@dataclass
+class EtcdServer:
+    """One member on loopback, with a lease minimum of 1 s so that tests need not wait long."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """Freeze it; back when every thread has stopped, for until then it may still answer."""
+        self.process.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        while any(b") T " not in (task / "stat").read_bytes() for task in tasks.iterdir()):
+            time.sleep(0.001)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def serve(data: Path) -> EtcdServer:
+    program = shutil.which("etcd")
+    if program is None:
+        pytest.fail("these tests need a real etcd: apt install etcd-server")
+    client, peer = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    command = [program, "--name", "one", "--data-dir", str(data / "etcd"), "--unsafe-no-fsync"]
+    command += ["--listen-client-urls", client, "--advertise-client-urls", client]
+    command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+    command += ["--initial-cluster", f"one={peer}", "--heartbeat-interval", "10", "--election-timeout", "100"]
+    command += ["--logger", "zap", "--log-level", "error"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    end = time.monotonic() + 15
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{client}/health", timeout=1) as answer:
+                if b"true" in answer.read():
+                    return EtcdServer(client, process)
+        except OSError:
+            time.sleep(0.02)
+    process.kill()
+    process.wait()
+    pytest.fail(f"etcd did not start: {' '.join(command)}")
+
+
+@dataclass
+class Node:
+    """One node with its store and, on etcd, its session."""
+
+    holder: Holder
+    store: LeaseStore
+    client: EtcdClient | None = None
+    session: EtcdSession | None = None
+
+    async def take(self, *names: str, mode: Mode = Mode.EX, budget_s: float = 5.0) -> Granted | Denied:
+        claims = frozenset(Claim(ResourceId.parse(name), mode) for name in names)
+        return await self.store.acquire(claims, {"fstype": "ext4"}, budget_s=budget_s)
+
+    async def must_take(self, *names: str, mode: Mode = Mode.EX) -> Granted:
+        answer = await self.take(*names, mode=mode)
+        assert isinstance(answer, Granted), answer
+        return answer
+
+    async def give(self, token: int, *names: str) -> None:
+        await self.store.release(frozenset(ResourceId.parse(name) for name in names), token)
+
+    @property
+    def lease_id(self) -> int:
+        assert self.session is not None
+        assert self.session.facts is not None
+        return self.session.facts.lease_id
+
+    async def crash(self) -> None:
+        """The session ends as if its TTL had run out; leases stay."""
+        assert self.session is not None
+        await self.session.end()
+
+
+@dataclass
+class Cluster:
+    """Boots nodes on one store of the chosen kind."""
+
+    kind: str
+    where: str | Path
+    ttl_s: int = 30
+    nodes: list[Node] = field(default_factory=list)
+    multi_attached: frozenset[str] = frozenset()
+    cluster: str = field(default_factory=lambda: f"test/{uuid.uuid4().hex}")
+
+    async def boot(
+        self, name: str, *, boot: str = "", session: str = "s1", client: EtcdClient | None = None
+    ) -> Node:
+        holder = Holder(name, boot or f"boot-of-{name}", session)
+        if self.kind == "sqlite":
+            node = Node(
+                holder, SqliteStore(holder, Path(self.where), multi_attached=self.multi_attached.__contains__)
+            )
+        else:
+            client = client or EtcdClient([str(self.where)])
+            live = EtcdSession(client, self.cluster, holder, ttl_s=self.ttl_s)
+            await live.open()
+            store = EtcdStore(client, self.cluster, holder, session=lambda: live.facts, ttl_s=self.ttl_s)
+            node = Node(holder, store, client, live)
+        await node.store.open()
+        self.nodes.append(node)
+        return node
+
+    async def close(self) -> None:
+        for node in self.nodes:
+            await node.store.close()
+
+
+Scenario = Callable[[Cluster], Awaitable[Any]]
+
+
+def play(cluster: Cluster, scenario: Scenario) -> None:
+    """Run one scenario in a loop of its own."""
+
+    async def run() -> None:
+        try:
+            await scenario(cluster)
+        finally:
+            await cluster.close()
+
+    asyncio.run(run())
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again and again, for ten seconds at most."""
+    async with asyncio.timeout(10):
+        while not await true():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+class Proxy:
+    """A TCP proxy to one server: ``fate`` befalls the requests that ``wanted`` picks by their bytes."""
+
+    def __init__(self, url: str) -> None:
+        self.host, _, self.port = url.removeprefix("http://").partition(":")
+        self.fate = "pass"  # pass | lose-answer | delay
+        self.wanted: Callable[[bytes], bool] = lambda request: True
+        self.met = 0
+        self.meeting = asyncio.Event()
+        self.go = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        up_reader, up_writer = await asyncio.open_connection(self.host, int(self.port))
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                request = head + await reader.readexactly(length)
+                chosen = self.fate != "pass" and self.wanted(request)
+                self.met += chosen
+                if chosen:
+                    self.meeting.set()
+                if chosen and self.fate == "delay":
+                    await self.go.wait()
+                up_writer.write(request)
+                answer = await up_reader.readuntil(b"\r\n\r\n")
+                if b"content-length:" in answer.lower():
+                    rest = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                    answer += await up_reader.readexactly(rest)
+                else:
+                    answer += await up_reader.readuntil(b"0\r\n\r\n")
+                if chosen:
+                    break
+                writer.write(answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            up_writer.close()

@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Decisions, and that the kernel's tables agree with them."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enforcer.model.intent import Caller, Intent, Source
+from enforcer.model.resource import Device, DevNum, ResourceId, UseKind
+from enforcer.policy.engine import Action, Facts, FsHandling, decide, guards, kernel_fstypes
+from enforcer.policy.lint import lint
+from enforcer.policy.masks import covers
+from enforcer.policy.match import NETWORK_LIKE
+from enforcer.policy.parse import load, parse
+from enforcer.policy.rules import (
+    RULE_USES,
+    Defaults,
+    FailMode,
+    Implicit,
+    Mask,
+    Match,
+    MultiAttached,
+    Policy,
+    Rule,
+    RuleMode,
+    RuleVerdict,
+    Subject,
+    UidMask,
+)
+
+CALLER = Caller(pid=1, tid=1, uid=0, comm="mount", exe="/usr/bin/mount", cgroup="/", unit="a.service")
+LUN_A, LUN_B = ResourceId("a"), ResourceId("b")
+
+
+def device(
+    *resources: ResourceId, name: str = "sdx", aliases: tuple[str, ...] = (), **more: object
+) -> Device:
+    names = tuple(map(str, resources)) + aliases + (name,)
+    return replace(Device(DevNum(8, 0), name, resources, names), **more)  # type: ignore[arg-type]
+
+
+def intent(kind: UseKind = UseKind.MOUNT, dev: Device | None = None, **more: object) -> Intent:
+    base = Intent(1, kind, CALLER, fstype="ext4", target="/srv", device=dev, dev=dev.dev if dev else None)
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+def rule(rule_id: str = "r", **more: object) -> Rule:
+    return replace(Rule(rule_id, frozenset(RULE_USES)), **more)  # type: ignore[arg-type]
+
+
+def policy(*rules: Rule, **defaults: object) -> Policy:
+    return Policy(rules, replace(Defaults(), **defaults), generation=3)  # type: ignore[arg-type]
+
+
+class TestUnknownFacts:
+    """Leaving a fact out never gets anybody past a rule."""
+
+    def test_a_mount_without_target_may_be_the_one(self) -> None:
+        some = policy(rule(match=Match(target=("/db",))))
+        assert decide(some, intent(dev=device(LUN_A), target="")).action is Action.LEASE
+        assert decide(some, intent(dev=device(LUN_A), target="/srv")).action is Action.PASS
+
+    def test_an_exception_must_be_known_to_hold(self) -> None:
+        some = policy(rule("off", mode=RuleMode.OFF, match=Match(target=("/srv",))), rule("on"))
+        assert decide(some, intent(dev=device(LUN_A))).rule == "off"
+        assert decide(some, intent(dev=device(LUN_A), target="")).rule == "on"
+        assert decide(some, intent(UseKind.WRITE_OPEN, device(LUN_A))).rule == "on"
+
+    def test_an_unreadable_exe(self) -> None:
+        unknown = replace(CALLER, exe="")
+        for negate in (False, True):
+            mask = Subject(exe=Mask("/usr/bin/mount", negate))
+            enforce, off = policy(rule(match=Match(subject=mask))), policy(
+                rule("off", mode=RuleMode.OFF, match=Match(subject=mask)), rule("on")
+            )  # fmt: skip
+            assert decide(enforce, intent(dev=device(LUN_A), caller=unknown)).rule == "r"
+            assert decide(off, intent(dev=device(LUN_A), caller=unknown)).rule == "on"
+
+    def test_no_unit_is_a_fact_if_the_cgroup_is_known(self) -> None:
+        some = policy(rule(match=Match(subject=Subject(unit=Mask("b.service")))))
+        none = replace(CALLER, unit="")
+        assert decide(some, intent(dev=device(LUN_A), caller=none)).action is Action.PASS
+        assert decide(some, intent(dev=device(LUN_A), caller=replace(none, cgroup=""))).action is Action.LEASE
+
+    def test_half_of_a_volume_is_not_let_through(self) -> None:
+        volume = device(LUN_A, LUN_B, name="dm-1")
+        some = policy(
+            rule("off", mode=RuleMode.OFF, match=Match(device=("a",))), rule("on", match=Match(device=("b",)))
+        )
+        assert decide(some, intent(dev=volume)).rule == "on"
+        assert guards(some, volume).guarded
+        assert decide(some, intent(dev=device(LUN_A))).rule == "off"
+        assert not guards(some, device(LUN_A)).guarded
+
+    def test_the_strictest_of_those_that_may_match(self) -> None:
+        some = policy(
+            rule("audit", mode=RuleMode.AUDIT, match=Match(target=("/a",))),
+            rule("lease", match=Match(target=("/b",))),
+            rule("deny", verdict=RuleVerdict.DENY, errno=errno.EACCES),
+        )
+        decision = decide(some, intent(dev=device(LUN_A), target=""))
+        assert (decision.action, decision.rule, decision.errno) == (Action.REFUSE, "deny", errno.EACCES)
+        assert decide(some, intent(dev=device(LUN_A), target="/a")).rule == "audit"
+
+
+def test_first_match_decides() -> None:
+    some = policy(rule("one", mode=RuleMode.AUDIT), rule("two"))
+    assert decide(some, intent(dev=device(LUN_A))).rule == "one"
+    assert decide(some, intent(dev=device(LUN_A))).mode is RuleMode.AUDIT
+    assert guards(some, device(LUN_A)).audit
+
+
+@pytest.mark.parametrize(
+    "narrow", [{"subject": Subject(uid=UidMask(0))}, {"target": ("/a",)}, {"fstype": ("xfs",)}]
+)
+def test_an_exception_for_some_leaves_the_device_guarded_for_all(narrow: dict[str, object]) -> None:
+    off = rule("off", mode=RuleMode.OFF, match=replace(Match(), **narrow))  # type: ignore[arg-type]
+    guarding = guards(policy(off, rule("on")), device(LUN_A))
+    assert (guarding.guarded, guarding.rule) == (True, "on")
+    assert not guards(policy(rule("off", mode=RuleMode.OFF), rule("on")), device(LUN_A)).guarded
+
+
+def test_a_lun_names_what_lies_on_it() -> None:
+    some = policy(rule(match=Match(device=("a",))))
+    part = Device(DevNum(8, 1), "sdx1", (ResourceId("a", ("p1",)),), ("a/p1", "sdx1"))
+    assert decide(some, intent(dev=part)).rule == "r"
+    assert decide(some, intent(dev=device(LUN_B))).action is Action.PASS
+
+
+def test_system_devices() -> None:
+    root = device(LUN_A, system="holds /usr")
+    for some in (policy(rule(verdict=RuleVerdict.DENY)), policy(implicit=Implicit.DENY)):
+        decision = decide(some, intent(dev=root), Facts(frozenset({"n2"}), "x"))
+        assert (decision.action, decision.source) == (Action.PASS, Source.SYSTEM)
+        assert "holds /usr" in decision.reason
+        assert not guards(some, root, Facts(frozenset({"n2"}))).guarded
+
+
+def test_problem_devices_are_refused_by_name() -> None:
+    broken = device(name="dm-7", aliases=("vg:x",), problem="too many layers")
+    decision = decide(policy(rule(match=Match(device=("vg:x",)))), intent(dev=broken))
+    assert decision.action is Action.REFUSE
+    assert "vg:x" in decision.reason
+    assert "too many layers" in decision.reason
+    assert decide(policy(), intent(dev=broken)).action is Action.PASS
+    multi = Facts(frozenset({"n2"}))
+    assert (
+        decide(policy(multi_attached=MultiAttached.LEASE), intent(dev=broken), multi).action is Action.REFUSE
+    )
+    assert guards(policy(), broken, multi).guarded
+
+
+@pytest.mark.parametrize(
+    ("default", "action", "mode"),
+    [
+        (MultiAttached.DENY, Action.REFUSE, RuleMode.ENFORCE),
+        (MultiAttached.LEASE, Action.LEASE, RuleMode.ENFORCE),
+        (MultiAttached.AUDIT, Action.REFUSE, RuleMode.AUDIT),
+        (MultiAttached.ALLOW, Action.PASS, RuleMode.OFF),
+    ],
+)
+def test_multi_attached(default: MultiAttached, action: Action, mode: RuleMode) -> None:
+    some = policy(multi_attached=default)
+    decision = decide(some, intent(dev=device(LUN_A)), Facts(frozenset({"n3", "n2"})))
+    assert (decision.action, decision.mode, decision.default) == (action, mode, "multi_attached")
+    assert "n2, n3 see it" in decision.reason
+    assert decision.generation == 3
+    assert guards(some, device(LUN_A), Facts(frozenset({"n2"}))).guarded is (action is not Action.PASS)
+
+
+@pytest.mark.parametrize(
+    ("stated", "seen", "expected"),
+    [(None, "", None), (True, "", True), (False, "", False), (False, "n2", True), (None, "n2", True)],
+)
+def test_a_fact_beats_a_statement(stated: bool | None, seen: str, expected: bool | None) -> None:
+    facts = Facts(frozenset({seen} - {""}))
+    assert (
+        decide(policy(rule(multi_attached=stated)), intent(dev=device(LUN_A)), facts).multi_attached
+        is expected
+    )
+
+
+def test_implicit_deny() -> None:
+    some = policy(implicit=Implicit.DENY)
+    for dev in (device(LUN_A), device(name="loop0")):
+        decision = decide(some, intent(dev=dev))
+        assert (decision.action, decision.errno, decision.default) == (Action.REFUSE, errno.EPERM, "implicit")
+        assert guards(some, dev).guarded
+    assert decide(some, intent(fstype="proc")).action is Action.PASS  # as in the kernel's table
+
+
+def test_without_a_lun_there_is_nothing_to_lease() -> None:
+    loop = device(name="loop0")
+    assert decide(policy(rule()), intent(dev=loop)).default == "implicit"
+    assert decide(policy(rule(match=Match(device=("loop0",)))), intent(dev=loop)).default == "implicit"
+    named = policy(rule(match=Match(device=("loop0",)), verdict=RuleVerdict.DENY))
+    assert decide(named, intent(dev=loop)).action is Action.REFUSE
+    assert guards(named, loop).guarded
+
+
+def test_a_device_that_nobody_described() -> None:
+    unknown = replace(intent(UseKind.WRITE_OPEN), dev=DevNum(8, 5))
+    decision = decide(policy(), unknown)
+    assert (decision.action, decision.default) == (Action.REFUSE, "unknown")
+    assert "8:5" in decision.reason
+    assert decide(policy(unknown=Implicit.ALLOW), unknown).action is Action.PASS
+
+
+def test_multipath_tables_pass_and_multipath_maps_are_guarded() -> None:
+    carrier = device(LUN_A, carrier=True)
+    some = policy(rule())
+    assert decide(some, intent(UseKind.DM_LOAD, carrier, fstype="multipath")).action is Action.PASS
+    for kind in RULE_USES:
+        assert decide(some, intent(kind, carrier, fstype="linear")).action is Action.LEASE
+    assert guards(some, carrier).guarded
+
+
+def test_umount_is_never_refused() -> None:
+    some = policy(rule(on=frozenset(UseKind), verdict=RuleVerdict.DENY), implicit=Implicit.DENY)
+    assert (
+        decide(some, intent(UseKind.UMOUNT, device(LUN_A)), Facts(frozenset({"n2"}), "x")).action
+        is Action.PASS
+    )
+
+
+class TestTypesWithoutDevice:
+    nfs = intent(fstype="nfs", source="f:/x", target="/mnt")
+
+    def test_a_catch_all_does_not_name_them(self) -> None:
+        assert decide(policy(rule()), self.nfs).action is Action.PASS
+        assert set(kernel_fstypes(policy(rule()), ["proc"]).values()) == {FsHandling.PASS}
+
+    def test_by_type_and_by_source(self) -> None:
+        for match in (
+            Match(fstype=("nf[s]",)),
+            Match(source=("f:*",)),
+            Match(fstype=("nfs",), source=("f:/x",)),
+        ):
+            for verdict in RuleVerdict:
+                some = policy(rule(on=frozenset({UseKind.MOUNT}), match=match, verdict=verdict))
+                assert decide(some, self.nfs).action is Action.REFUSE
+                assert kernel_fstypes(some, [])["nfs"] is FsHandling.ASK_DENY_DEAD
+                assert decide(some, intent(dev=device(LUN_A))).action is Action.PASS
+        other = policy(rule(on=frozenset({UseKind.MOUNT}), match=Match(source=("g:*",))))
+        assert decide(other, self.nfs).action is Action.PASS
+        assert decide(other, replace(self.nfs, source="")).action is Action.REFUSE
+
+    def test_handling(self) -> None:
+        def handling(mode: RuleMode, **defaults: object) -> FsHandling:
+            some = policy(rule(mode=mode, match=Match(fstype=("tmpfs",))), **defaults)
+            table = kernel_fstypes(some, {"tmpfs", "proc"})
+            assert table["proc"] is FsHandling.PASS
+            assert set(table) == NETWORK_LIKE | {"tmpfs", "proc"}
+            return table["tmpfs"]
+
+        assert handling(RuleMode.ENFORCE) is FsHandling.ASK_DENY_DEAD
+        assert handling(RuleMode.AUDIT) is FsHandling.ASK
+        assert handling(RuleMode.OFF) is FsHandling.PASS
+        assert handling(RuleMode.AUDIT, on_daemon_dead=FailMode.DENY) is FsHandling.ASK_DENY_DEAD
+
+    def test_an_off_rule_before(self) -> None:
+        off, on = (
+            rule("off", mode=RuleMode.OFF, match=Match(fstype=("nfs",))),
+            rule(match=Match(fstype=("nfs*",))),
+        )
+        table = kernel_fstypes(policy(off, on), [])
+        assert (table["nfs"], table["nfs4"]) == (FsHandling.PASS, FsHandling.ASK_DENY_DEAD)
+        narrow = replace(off, match=replace(off.match, subject=Subject(uid=UidMask(0))))
+        assert kernel_fstypes(policy(narrow, on), [])["nfs"] is FsHandling.ASK_DENY_DEAD
+
+
+# Properties. Small alphabets, so that rules and intents meet.
+
+_globs = st.lists(st.sampled_from(["a", "b", "a*", "vg", "x"]), max_size=2).map(tuple)
+_subjects = st.builds(
+    Subject,
+    unit=st.none() | st.builds(Mask, st.sampled_from(["a.service", "*.scope"]), st.booleans()),
+    uid=st.none() | st.builds(UidMask, st.integers(0, 1), st.booleans()),
+    exe=st.none() | st.builds(Mask, st.just("/bin/a"), st.booleans()),
+)
+_matches = st.builds(
+    Match,
+    device=_globs,
+    fstype=st.sampled_from([(), ("ext4",), ("nfs",), ("nfs*", "tmpfs")]),
+    target=st.sampled_from([(), ("/a",)]),
+    source=st.sampled_from([(), (), ("f:*",)]),
+    subject=st.just(Subject()) | _subjects,
+)
+_rules = st.builds(
+    Rule,
+    id=st.sampled_from(["r1", "r2", "r3"]),
+    on=st.sets(st.sampled_from(RULE_USES), min_size=1).map(frozenset),
+    mode=st.sampled_from(RuleMode),
+    match=_matches,
+    verdict=st.sampled_from(RuleVerdict),
+)
+_policies = st.builds(
+    Policy,
+    rules=st.lists(_rules, max_size=4).map(tuple),
+    defaults=st.builds(
+        Defaults,
+        implicit=st.sampled_from(Implicit),
+        multi_attached=st.sampled_from(MultiAttached),
+        unknown=st.sampled_from(Implicit),
+        on_daemon_dead=st.sampled_from(FailMode),
+    ),
+)
+_resources = st.lists(
+    st.sampled_from([LUN_A, LUN_B, ResourceId("a", ("p1",)), ResourceId("b", ("p1",))]),
+    max_size=2,
+    unique=True,
+).map(lambda found: tuple(sorted(found)))
+
+
+@st.composite
+def _devices(draw: st.DrawFn) -> Device:
+    more = draw(st.sampled_from([{}, {}, {}, {"problem": "p"}, {"carrier": True}, {"system": "holds /"}]))
+    return device(*draw(_resources), aliases=draw(st.sampled_from([(), ("vg",)])), **more)
+
+
+_callers = st.builds(
+    Caller,
+    pid=st.just(1),
+    tid=st.just(1),
+    uid=st.integers(0, 1),
+    comm=st.just("x"),
+    exe=st.sampled_from(["", "/bin/a", "/bin/b"]),
+    cgroup=st.sampled_from(["", "/"]),
+    unit=st.sampled_from(["", "a.service", "b.scope"]),
+)
+_intents = st.builds(
+    Intent,
+    id=st.just(1),
+    kind=st.sampled_from(UseKind),
+    caller=_callers,
+    fstype=st.sampled_from(["", "ext4", "nfs", "nfs4", "tmpfs", "multipath"]),
+    source=st.sampled_from(["", "f:/x", "g:/y"]),
+    target=st.sampled_from(["", "/a", "/b"]),
+)
+_facts = st.builds(
+    Facts,
+    seen_by=st.sampled_from([frozenset(), frozenset({"n2"})]),
+    unresolved=st.sampled_from(["", "", "u"]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_policies, _intents, _devices(), _facts)
+def test_what_could_be_refused_is_guarded(some: Policy, asked: Intent, dev: Device, facts: Facts) -> None:
+    decision = decide(some, replace(asked, device=dev, dev=dev.dev), facts)
+    guarding = guards(some, dev, facts)
+    if decision.action is not Action.PASS:
+        assert guarding.guarded
+        assert decision.errno > 0
+        assert decision.rule or decision.default
+        assert not (guarding.audit and decision.mode is RuleMode.ENFORCE)
+    if decision.action is Action.LEASE:
+        assert dev.resources
+        assert not dev.problem
+        assert not facts.unresolved
+    if guarding.guarded:
+        assert guarding.errno > 0
+        assert not dev.system
+
+
+@settings(max_examples=250, deadline=None)
+@given(_policies, _intents)
+def test_types_that_the_kernel_passes_are_passed_here(some: Policy, asked: Intent) -> None:
+    decision = decide(some, replace(asked, kind=UseKind.MOUNT))
+    handling = kernel_fstypes(some, ["tmpfs", "ext4", "multipath", ""])[asked.fstype]
+    if decision.action is not Action.PASS:
+        assert handling is not FsHandling.PASS
+        if decision.mode is RuleMode.ENFORCE:
+            assert handling is FsHandling.ASK_DENY_DEAD
+
+
+@settings(max_examples=250, deadline=None)
+@given(_policies, _intents, _devices(), _facts, st.sampled_from(["target", "fstype", "exe"]))
+def test_hiding_a_fact_makes_nothing_looser(
+    some: Policy, asked: Intent, dev: Device, facts: Facts, hidden: str
+) -> None:
+    asked = replace(asked, device=dev, dev=dev.dev)
+    if hidden == "exe":
+        less = replace(asked, caller=replace(asked.caller, exe=""))
+    else:
+        less = replace(asked, **{hidden: ""})  # type: ignore[arg-type]
+    assert decide(some, less, facts).strictness >= decide(some, asked, facts).strictness
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab*?", max_size=4), st.text("ab*?", max_size=4), st.text("ab", max_size=4))
+def test_covers_is_right_when_it_says_yes(wide: str, narrow: str, text: str) -> None:
+    if covers(wide, narrow) and Mask(narrow).matches(text):
+        assert Mask(wide).matches(text)
+
+
+class TestLint:
+    def messages(self, text: str, *devices: Device) -> list[str]:
+        return [str(problem) for problem in lint(parse(text, "f"), devices)]
+
+    ALL = 'on = ["mount", "swap", "write-open", "dm-load"]\n'
+
+    def test_unreached(self) -> None:
+        text = f'[[rule]]\nid = "a"\n{self.ALL}match = {{ device = "w*" }}\n[[rule]]\nid = "b"\n{self.ALL}'
+        assert self.messages(text) == []
+        found = self.messages(text + 'match = { device = ["w1", "w2*"], subject = { uid = 0 } }')
+        assert len(found) == 1
+        assert "f:5: rule b: is never reached: decided before by a (f:1)" in found[0]
+
+    def test_unreached_only_if_every_use_is(self) -> None:
+        text = '[[rule]]\nid = "a"\non = ["mount"]\nmode = "off"\n[[rule]]\nid = "b"\n' + self.ALL
+        assert self.messages(text) == []
+        both = text.replace(
+            'id = "b"', 'id = "c"\nmode = "off"\non = ["swap", "write-open", "dm-load"]\n[[rule]]\nid = "b"'
+        )
+        assert "decided before by" in self.messages(both)[0]
+
+    def test_a_type_rule_after_a_catch_all(self) -> None:
+        text = f'[[rule]]\nid = "a"\n{self.ALL}[[rule]]\nid = "b"\non = ["mount"]\n'
+        assert "never reached" in self.messages(text + 'match = { fstype = "ext4" }')[0]
+        assert self.messages(text + 'match = { fstype = "nfs" }\nverdict = "deny"') == []
+
+    def test_missing_uses(self) -> None:
+        found = self.messages('[[rule]]\nid = "a"\non = ["mount", "write-open"]\nmatch = { device = "w" }')
+        assert "leaves swap, dm-load" in found[0]
+
+    def test_nothing_to_lease(self) -> None:
+        assert (
+            "nothing to lease"
+            in self.messages('[[rule]]\nid = "a"\non = ["mount"]\nmatch = { fstype = "nfs" }')[0]
+        )
+
+    def test_comm(self) -> None:
+        text = '[[rule]]\nid = "a"\n' + self.ALL + 'match = { subject = { comm = "!fsck" } }'
+        assert "by comm" in self.messages(text)[0]
+
+    def test_kernel_names(self) -> None:
+        for name, warned in (
+            ("/dev/sd*", 1),
+            ("sdb1", 1),
+            ("dm-3", 1),
+            ("dm:data", 0),
+            ("vg:sd", 0),
+            ("wwn-1", 0),
+        ):
+            text = '[[rule]]\nid = "a"\n' + self.ALL + f'match = {{ device = "{name}" }}'
+            assert len(self.messages(text)) == warned, name
+
+    def test_system_device(self) -> None:
+        text = '[[rule]]\nid = "a"\n' + self.ALL + 'match = { device = "a" }'
+        found = self.messages(text, device(LUN_A, name="sda", system="holds /"), device(LUN_A, name="sdb"))
+        assert len(found) == 1
+        assert "matches sda, which holds /" in found[0]
+
+    def test_who_may_change_the_files(self, tmp_path: Path) -> None:
+        file = tmp_path / "10-a.toml"
+        file.write_text("[defaults]")
+        tmp_path.chmod(0o755)
+        file.chmod(0o664)
+        found = [
+            str(problem) for problem in lint(load([tmp_path], euid=1000)) if "written" in problem.message
+        ]
+        assert found == [f"{file}: can be written by its group. Run: chmod go-w {file}."]
+        file.chmod(0o644)
+        tmp_path.chmod(0o777)
+        found = [str(problem) for problem in lint(load([tmp_path])) if "written" in problem.message]
+        assert found == [f"{tmp_path}: can be written by everybody. Run: chmod go-w {tmp_path}."]
+        tmp_path.chmod(0o700)

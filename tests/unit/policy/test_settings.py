@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from enforcer import settings as module
+from enforcer.model.errors import Exit
+from enforcer.settings import SETTINGS, Settings, SettingsErrors, StoreKind, listing, load, parse
+
+
+def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DEFAULT_PATH", str(tmp_path / "none"))
+    settings = load()
+    assert settings.node.name == os.uname().nodename
+    assert settings.store.kind is StoreKind.SQLITE
+    assert settings.store.path == "/var/lib/enforcer/leases.sqlite"
+    assert (settings.store.ttl_s, settings.store.renew_s) == (30.0, 5.0)
+    assert settings.keeper.restart == ("systemctl", "restart", "enforcerd.service")
+    assert settings.keeper.progress_timeout_s == 5.0
+    assert settings.file == ""
+    (tmp_path / "none").write_text('[node]\nname = "n1"')
+    assert load().node.name == "n1"
+
+
+def test_everything(tmp_path: Path) -> None:
+    file = tmp_path / "e.toml"
+    file.write_text(
+        '[node]\nname = "n-1.example"\n[store]\nkind = "etcd"\npath = "/x"\ncluster = "c"\n'
+        'endpoints = ["http://192.0.2.1:2379", "https://[2001:db8::1]:2379"]\nttl = "60s"\nrenew = "500ms"\n'
+        '[paths]\nstate_dir = "/s"\nrun_dir = "/r"\nlog_dir = "/l"\nbpffs = "/b"\npolicy_dirs = ["/p"]\n'
+        '[daemon]\ngroup = "g"\n[keeper]\nrestart = ["x", "y"]\nprogress_timeout = "2s"\n'
+    )
+    settings = load(file)
+    assert settings.file == str(file)
+    shown = settings.as_dict()
+    assert {(section, key) for section, keys in shown.items() for key in keys} == {
+        (s.section, s.key) for s in SETTINGS
+    }
+    assert all(shown[setting.section][setting.key] != setting.default for setting in SETTINGS)
+    # What is shown can be read back.
+    text = "".join(
+        f"[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in t.items()) for name, t in shown.items()
+    )
+    assert parse(text).as_dict() == shown
+
+
+def test_listing_changes_nothing() -> None:
+    text = listing()
+    assert all(setting.help in text for setting in SETTINGS)
+    commented = "\n".join(line.removeprefix("# ") if " = " in line else line for line in text.splitlines())
+    without_empty = "\n".join(line for line in commented.splitlines() if not line.endswith(('= ""', "= []")))
+    assert parse(without_empty).as_dict() == parse("").as_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word", "remedy"),
+    [
+        ("[nod]", 1, 'unknown key "nod"', '"node"'),
+        ("[store]\ntt = '5s'", 2, 'unknown key "tt"', '"ttl"'),
+        ("[store]\nkind = 'etcdd'", 2, '"etcdd"', '"etcd"'),
+        ("[store]\nkind = 'etcd'", 2, "no endpoints", "endpoints ="),
+        ("[store]\nendpoints = [\n'192.0.2.1']", 3, "not an endpoint", "http://"),
+        ("[store]\nttl = 30", 2, "duration with its unit", "20s"),
+        ("[store]\nttl = '2h'", 2, "not a duration", "min"),
+        ("[node]\nname = 'a/b'", 2, "not a name", "letters"),
+        ("[node]\nname = 5", 2, "must be a string", "Write"),
+        ("[paths]\nrun_dir = 'run'", 2, "not an absolute path", "Write"),
+        ("[paths]\nrun_dir = '/run/'", 2, "not a normalized path", "Write"),
+        ("[paths]\npolicy_dirs = '/x'", 2, "a list of strings", "Write"),
+        ("[keeper]\nrestart = []", 2, "empty", "Name"),
+        ("[keeper]\nrestart = ['']", 2, "empty word", "Remove"),
+        ("node = 1", 1, "must be a table", "Write"),
+        ("[node", 1, "is not TOML", "toml.io"),
+    ],
+)
+def test_bad(text: str, line: int, word: str, remedy: str) -> None:
+    with pytest.raises(SettingsErrors) as caught:
+        parse(text, "f")
+    found = [problem for problem in caught.value.problems if word in problem.message]
+    assert found, str(caught.value)
+    assert (found[0].file, found[0].line) == ("f", line)
+    assert remedy in found[0].remedy
+    assert caught.value.exit_code is Exit.NOT_CONFIGURED
+
+
+def test_renewal_arithmetic() -> None:
+    parse("[store]\nttl = '10s'\nrenew = '3.16s'")  # 9.48 + 0.52
+    with pytest.raises(SettingsErrors) as caught:
+        parse("[store]\nttl = '10s'\nrenew = '3.2s'", "f")
+    assert str(caught.value) == (
+        "f:3: 3 x renew (3.2s) + margin (0.5s + ttl/500 = 0.52s) = 10.12s, which is more than ttl (10s). "
+        "Raise ttl, or set renew to 3.1s or less."
+    )
+    with pytest.raises(SettingsErrors, match="f:2: 3 x renew"):
+        parse("[store]\nttl = '10s'", "f")
+
+
+def test_missing_and_writable(tmp_path: Path) -> None:
+    with pytest.raises(SettingsErrors, match="cannot be opened"):
+        load(tmp_path / "none")
+    file = tmp_path / "e.toml"
+    file.write_text("")
+    assert load(file).store == parse("").store
+    file.chmod(0o666)
+    with pytest.raises(SettingsErrors, match="everybody"):
+        load(file, euid=0)
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=100))
+def test_arbitrary_bytes(content: bytes) -> None:
+    try:
+        assert isinstance(parse(content), Settings)
+    except SettingsErrors as error:
+        assert error.problems
+
+
+def test_imports_little() -> None:
+    """The keeper is locked into memory: none of these may come along."""
+    heavy = {
+        "asyncio",
+        "json",
+        "difflib",
+        "ctypes",
+        "socket",
+        "sqlite3",
+        "logging",
+        "subprocess",
+        "hashlib",
+        "rich",
+    }
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; before = set(sys.modules); import enforcer.settings; "
+        f"print(*({heavy!r} & (set(sys.modules) - before)))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two nodes with enforcerd and enforcer-keeper on them, one LUN with two partitions' room, one etcd: what the story
+and the tests in virtual machines stand on.
+
+The programs run from the checkout by the very interpreter that runs the lab, seen by the guests through their root
+file system; nothing is installed in them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tools.lab.disk import SharedDisk
+from tools.lab.lab import Lab
+from tools.lab.vm import CommandFailed, Node, Spawned
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+WWN = 0x5000C50015EA71AC
+NAME = f"wwn-0x{WWN:016x}"
+
+POLICY = """
+[defaults]
+deadline = "15s"
+
+[[rule]]
+id      = "san"
+mode    = "enforce"
+on      = ["mount", "swap", "write-open", "dm-load", "loop"]
+match   = { device = ["wwn-0x5000c5*"] }
+message = "{device} is in use on {holder} since {since}"
+"""
+
+SETTINGS = """
+[node]
+name = "{name}"
+[store]
+kind = "{kind}"
+cluster = "lab"
+{endpoints}
+ttl = "{ttl_s}s"
+renew = "2s"
+[paths]
+policy_dirs = ["/run/policy.d"]
+[keeper]
+restart = ["/bin/bash", "/run/start-enforcerd"]
+progress_timeout = "8s"
+"""
+
+
+class Cluster:
+    """A lab whose nodes enforce. ``store``: etcd or sqlite."""
+
+    def __init__(
+        self, kernel: str = "6.12", *, nodes: int = 2, store: str = "etcd", policy: str = POLICY, disks: Sequence[SharedDisk] = (),
+        size_bytes: int = 512 << 20, ttl_s: int = 20, verbose: bool = True, workdir: Path | None = None,
+    ) -> None:
+        self.store, self.policy, self.ttl_s = store, policy, ttl_s
+        self.disk = SharedDisk("lun", size_bytes, wwn=WWN, serial="LUN1")
+        self.lab = Lab(kernel, nodes, [self.disk, *disks], workdir, etcd=store == "etcd", verbose=verbose)
+        self.nodes = self.lab.nodes
+
+    def __enter__(self) -> Cluster:
+        self.lab.__enter__()
+        try:
+            for node in self.nodes:
+                self.configure(node)
+                self.start(node)
+            for node in self.nodes:
+                self.ready(node)
+        except BaseException:
+            self.lab.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.lab.__exit__(kind, error, trace)
+
+    def configure(self, node: Node) -> None:
+        """Write settings, policy and start scripts of one node."""
+        endpoints = 'endpoints = ["http://10.0.77.100:2379"]' if self.store == "etcd" else ""
+        name = node.name.replace("node", "node-")
+        node.put("/etc/enforcer/enforcer.toml", SETTINGS.format(name=name, kind=self.store, endpoints=endpoints, ttl_s=self.ttl_s), 0o644)
+        node.put("/run/policy.d/10-san.toml", self.policy, 0o644)
+        for program, module in (("enforcerd", "enforcer.daemon.main"), ("keeper", "enforcer.keeper.main")):
+            node.put(f"/run/start-{program}", f"cd {CHECKOUT}; exec {sys.executable} -m {module} >>/run/{program}.log 2>&1 </dev/null\n", 0o755)
+        node.run("modprobe -a ext4 xfs loop dm_mod fuse 2>/dev/null; mkdir -p /run/m", check=True)
+
+    def start(self, node: Node) -> None:
+        """Start keeper and daemon; returns at once."""
+        if self.store == "etcd":
+            node.spawn("exec /bin/bash /run/start-keeper")
+        self.start_daemon(node)
+
+    def start_daemon(self, node: Node) -> Spawned:
+        """Start enforcerd alone; returns at once."""
+        return node.spawn("exec /bin/bash /run/start-enforcerd")
+
+    def ready(self, node: Node, timeout_s: float = 90) -> float:
+        """Wait until the daemon answers and its store is reached; seconds waited. Raises CommandFailed."""
+        began = time.monotonic()
+        while time.monotonic() - began < timeout_s:
+            status = self.ask(node, "status")
+            if status and status.get("enforcing") and status["store"]["reachable"]:
+                return time.monotonic() - began
+            time.sleep(0.3)
+        log = node.run("tail -30 /run/enforcerd.log /run/keeper.log 2>&1").out
+        raise CommandFailed(f"{node.name}: enforcerd is not ready after {timeout_s:.0f} s\n{log}")
+
+    def ask(self, node: Node, verb: str, **fields: object) -> dict[str, Any]:
+        """One request to the daemon's control socket, without the cost of starting the CLI; {} if it is not there."""
+        source = """
+import json, socket
+result = {}
+try:
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(20)
+        s.connect("/run/enforcer/control.sock")
+        s.sendall(request.encode() + b"\\n")
+        result = json.loads(s.makefile("rb").readline() or b"{}")
+except OSError:
+    pass
+"""
+        reply = node.py(source, timeout_s=30, request=json.dumps({"schema": 1, "verb": verb, **fields}))
+        found: dict[str, Any] = reply.get("data") or {}
+        if reply and not reply.get("ok"):
+            found = {"error": reply.get("error"), "hint": reply.get("hint"), "exit": reply.get("exit")}
+        return found
+
+    def records(self, node: Node) -> list[dict[str, Any]]:
+        """The audit log of a node, after a moment for what is still on its way."""
+        time.sleep(0.5)
+        lines = node.get("/var/log/enforcer/audit.jsonl").decode().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def state_of(self, node: Node, device: str) -> dict[str, Any]:
+        """What ``who`` says of one device of a node."""
+        name = device.removeprefix("/dev/")
+        for found in self.ask(node, "who").get("devices", []):
+            if found["name"] == name:
+                return dict(found)
+        return {}
+
+    def wait_free(self, node: Node, device: str, timeout_s: float = 30) -> None:
+        """Wait until a node has given the lease of a device back. Raises CommandFailed."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if self.state_of(node, device).get("state") in ("free", "elsewhere"):
+                return
+            time.sleep(0.3)
+        raise CommandFailed(f"{node.name} still has {device} after {timeout_s:.0f} s: {self.state_of(node, device)}")
+
+    @staticmethod
+    def cli(arguments: str) -> str:
+        """The command that runs ``enforcer ARGUMENTS`` in a guest."""
+        return f"cd {CHECKOUT}; COLUMNS=110 {sys.executable} -m enforcer.cli.main {arguments}"

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The Debian packages that the lab stands on, and their installation where they are missing.
+
+The guests run the host's own root, so what a test starts in a guest is listed here too.
+``python -m tools.lab.prerequisites`` installs; ``--list`` prints.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+HOST = (
+    "busybox-static",
+    "etcd-server",
+    "kmod",
+    "nbdkit",
+    "qemu-system-x86",
+    "util-linux",
+    "zstd",
+)
+GUEST = (
+    "btrfs-progs",
+    "dmsetup",
+    "e2fsprogs",
+    "fdisk",
+    "iproute2",
+    "kmod",
+    "lvm2",
+    "python3",
+    "util-linux",
+    "xfsprogs",
+)
+PACKAGES = tuple(sorted({*HOST, *GUEST}))
+
+
+class PrerequisiteError(Exception):
+    """The packages cannot be installed; the message says why."""
+
+
+def missing(status: Mapping[str, str], packages: tuple[str, ...] = PACKAGES) -> list[str]:
+    """Those that are not installed, by dpkg's status (``install ok installed``)."""
+    return [name for name in packages if not status.get(name, "").endswith("ok installed")]
+
+
+def installed() -> dict[str, str]:
+    """Package -> status, as dpkg has it."""
+    query = ["dpkg-query", "-W", "-f", "${Package}\t${Status}\n", *PACKAGES]
+    lines = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    return dict(line.split("\t", 1) for line in lines)
+
+
+def _apt(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["apt-get", "-qq", "-y", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+    )
+
+
+def ensure() -> None:
+    """Install what is missing; nothing at all happens if nothing is."""
+    if shutil.which("dpkg-query") is None:
+        raise PrerequisiteError("this is not a Debian system")
+    wanted = missing(installed())
+    if not wanted:
+        return
+    print(f"lab: installing {' '.join(wanted)}", file=sys.stderr, flush=True)
+    if os.geteuid() != 0:
+        raise PrerequisiteError(f"root is needed for: apt-get install {' '.join(wanted)}")
+    # Services of these packages must not start on the machine that runs the tests.
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        handle, temporary = tempfile.mkstemp(dir=policy.parent)
+        with os.fdopen(handle, "w") as file:
+            file.write("#!/bin/sh\nexit 101\n")
+        Path(temporary).chmod(0o755)
+        Path(temporary).rename(policy)
+    try:
+        install = ("install", "--no-install-recommends", *wanted)
+        done = _apt(*install)
+        if done.returncode:  # the package lists may be old, or not there yet
+            updated = _apt("update")
+            done = _apt(*install) if updated.returncode == 0 else updated
+        if done.returncode:
+            raise PrerequisiteError(f"apt-get failed: {done.stderr.strip()[-500:]}")
+    finally:
+        if ours:
+            policy.unlink()
+
+
+def main() -> int:
+    if sys.argv[1:] == ["--list"]:
+        print("\n".join(PACKAGES))
+        return 0
+    try:
+        ensure()
+    except PrerequisiteError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
