@@ -91,9 +91,7 @@ class Paths:
 class Daemon:
     """[daemon]"""
 
-    group: str = _setting(
-        "enforcer", "Group that may read status and leases from the control socket", kind="name"
-    )
+    group: str = _setting("enforcer", "Group that may read status and leases from the control socket", kind="name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +199,7 @@ def parse(content: bytes | str, file: str = "<settings>") -> Settings:
         keys = {setting.key: setting for setting in SETTINGS if setting.section == section}
         table = top.table(section, keys)
         given = {
-            setting.attribute: _READERS[setting.kind](table, setting)
-            for key, setting in keys.items()
-            if table.has(key)
+            setting.attribute: _READERS[setting.kind](table, setting) for key, setting in keys.items() if table.has(key)
         }
         values[section] = owner(**given)
     settings = Settings(**values, file=file)
@@ -232,9 +228,7 @@ def _check(settings: Settings, document: Document) -> None:
         key = "renew" if ("store", "renew") in document.lines else "ttl"
         document.problem(("store", key), what, f"Raise ttl, or set renew to {most} or less")
     if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
-        document.problem(
-            ("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["http://host:2379"]'
-        )
+        document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["http://host:2379"]')
 
 
 def _complete(settings: Settings) -> Settings:
@@ -274,9 +268,7 @@ def _read_paths(table: Fields, setting: Setting) -> tuple[str, ...]:
     values = table.strings(setting.key, one=False)
     for index, value in enumerate(values):
         if what := _path_problem(value):
-            table.problem(
-                (setting.key, index), f'"{value}" {what}', "Write it from / on, without //, ./ and ../"
-            )
+            table.problem((setting.key, index), f'"{value}" {what}', "Write it from / on, without //, ./ and ../")
     return values
 
 
@@ -284,9 +276,7 @@ def _read_strings(table: Fields, setting: Setting) -> tuple[str, ...]:
     values = table.strings(setting.key, one=False)
     for index, value in enumerate(values):
         if setting.key == "endpoints" and not _ENDPOINT.fullmatch(value):
-            table.problem(
-                (setting.key, index), f'"{value}" is not an endpoint', 'Write "http://192.0.2.1:2379"'
-            )
+            table.problem((setting.key, index), f'"{value}" is not an endpoint', 'Write "http://192.0.2.1:2379"')
         elif not value or "\0" in value:
             table.problem((setting.key, index), f'"{setting.key}" holds an empty word', "Remove it")
     return values

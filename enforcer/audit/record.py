@@ -38,9 +38,7 @@ def event_id(boot_id: str, number: int) -> str:
     return f"E-{boot_id.replace('-', '')[:6]}-{number}"
 
 
-def build(
-    origin: Origin, intent: Intent, verdict: Verdict, *, at: datetime | None = None
-) -> dict[str, object]:
+def build(origin: Origin, intent: Intent, verdict: Verdict, *, at: datetime | None = None) -> dict[str, object]:
     """The record of one intent. ``seq`` and ``prev`` are given by the log when the line is written."""
     now_ns = boot_ns()
     record = _head(origin, intent.id, str(intent.kind), now_ns, at)

@@ -77,7 +77,5 @@ def _check(record: Record, number: int, last: str | None, damaged: int, good: st
     if damaged and (record.kind != GAP or record.raw.get("after") != good):
         return Break(damaged, "the line is damaged, and the record after it does not account for it")
     if last is not None and record.prev != last:
-        return Break(
-            number, "the line does not follow from the one before: one of them was changed, or one removed"
-        )
+        return Break(number, "the line does not follow from the one before: one of them was changed, or one removed")
     return None

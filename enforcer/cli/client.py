@@ -52,9 +52,7 @@ class Client:
             elif "data" in _accepted(reply):
                 yield mapping(reply, "data")
 
-    def _talk(
-        self, verb: str, fields: Mapping[str, object], timeout: float | None
-    ) -> Iterator[Mapping[str, object]]:
+    def _talk(self, verb: str, fields: Mapping[str, object], timeout: float | None) -> Iterator[Mapping[str, object]]:
         request = to_json({"schema": SCHEMA, "verb": verb, **fields}) + "\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:

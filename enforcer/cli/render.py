@@ -33,9 +33,7 @@ def cell(value: object, style: str = "", limit: int = PATH_LIMIT) -> Text:
     return Text(for_terminal(str(value), limit), style=style, overflow="fold")
 
 
-def audit_table(
-    records: Iterable[Record], width: int, *, header: bool = True, zone: tzinfo | None = None
-) -> Table:
+def audit_table(records: Iterable[Record], width: int, *, header: bool = True, zone: tzinfo | None = None) -> Table:
     """One row per record, in ``width`` columns."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=header, header_style="bold")
     spare = max(30, width - sum(_FIXED.values()) - len(_ORDER))

@@ -204,9 +204,7 @@ def _took(record: Record) -> str:
     total = record.latency_us.get("total", 0)
     if not total:
         return ""
-    stages = ", ".join(
-        f"{name} {milliseconds(us)}" for name, us in record.latency_us.items() if name != "total"
-    )
+    stages = ", ".join(f"{name} {milliseconds(us)}" for name, us in record.latency_us.items() if name != "total")
     return f"{milliseconds(total)} ms" + (f" ({stages})" if stages else "")
 
 

@@ -27,9 +27,7 @@ from enforcer.model.resource import Mode, ResourceId
 class Witness:
     """What is known of nodes at the moment of the read."""
 
-    present: Mapping[str, Holder] = field(
-        default_factory=dict
-    )  # node name -> whose liveness record stands now
+    present: Mapping[str, Holder] = field(default_factory=dict)  # node name -> whose liveness record stands now
     fenced: AbstractSet[tuple[str, str]] = frozenset()  # (node name, boot id) of each fencing fact
 
     def liveness(self, holder: Holder) -> Liveness:
@@ -55,14 +53,13 @@ class Ruling:
     @property
     def held_token(self) -> int | None:
         """The token of the set if all of it is ours already as wanted; None if something must be written."""
-        tokens = {
-            lease.token
-            for resource, mode in self.wanted.items()
-            if (lease := self.mine.get(resource)) and lease.holder == self.me and lease.mode is mode
-        }
-        whole = all(r in self.mine and self.mine[r].holder == self.me for r in self.wanted)
-        same = all(self.mine[r].mode is mode for r, mode in self.wanted.items() if r in self.mine)
-        return tokens.pop() if whole and same and len(tokens) == 1 and not self.blocking else None
+        tokens = set()
+        for resource, mode in self.wanted.items():
+            lease = self.mine.get(resource)
+            if lease is None or lease.holder != self.me or lease.mode is not mode:
+                return None
+            tokens.add(lease.token)
+        return tokens.pop() if len(tokens) == 1 and not self.blocking else None
 
     def fresh(self, told: Mapping[ResourceId, int]) -> bool:
         """False only if all was held under tokens in ``told`` and nobody else could write meanwhile.
@@ -125,9 +122,7 @@ def fence_command(holder: Holder) -> str:
     return f"enforcer fence confirm {holder.node} --boot-id {holder.boot_id}"
 
 
-def check_fence(
-    witness: Witness, known: Iterable[Holder], me: Holder, node: str, boot_id: str, *, force: bool
-) -> None:
+def check_fence(witness: Witness, known: Iterable[Holder], me: Holder, node: str, boot_id: str, *, force: bool) -> None:
     """Whether a fencing fact about a boot may be recorded; ``known`` are the holders of all leases.
 
     Raises EnforcerError: a boot id of which nothing is known is a slip of the pen, a live node is not silent.
@@ -138,16 +133,10 @@ def check_fence(
     if present is not None:
         boots.add(present.boot_id)
     if boot_id not in boots:
-        told = (
-            f"known boot ids: {', '.join(sorted(boots))}" if boots else "the store knows nothing of that node"
-        )
-        raise EnforcerError(
-            f"{node} has no lease and no session of boot id {boot_id}; {told}", hint="enforcer who"
-        )
+        told = f"known boot ids: {', '.join(sorted(boots))}" if boots else "the store knows nothing of that node"
+        raise EnforcerError(f"{node} has no lease and no session of boot id {boot_id}; {told}", hint="enforcer who")
     if (node, boot_id) == (me.node, me.boot_id):
-        raise EnforcerError(
-            "a running node cannot be confirmed fenced from itself", hint="run this on another node"
-        )
+        raise EnforcerError("a running node cannot be confirmed fenced from itself", hint="run this on another node")
     if present is not None and present.boot_id == boot_id and not force:
         raise EnforcerError(
             f"{node} is live: it renews its session, so it is not fenced",

@@ -96,9 +96,7 @@ class Etcd:
         """Compare and write, sent at most once: after StoreUnavailable it may or may not have happened."""
         return await self._txn(compares, ops, budget_s=budget_s, retry=False)
 
-    async def _txn(
-        self, compares: Sequence[Json], ops: Sequence[Json], *, budget_s: float, retry: bool
-    ) -> TxnAnswer:
+    async def _txn(self, compares: Sequence[Json], ops: Sequence[Json], *, budget_s: float, retry: bool) -> TxnAnswer:
         floor = self._highest  # as known when the request is sent: answers may overtake each other
         body: Json = {"compare": list(compares), "success": list(ops)}
         answer = await self.client.call("/kv/txn", body, budget_s=budget_s, retry=retry)
@@ -118,9 +116,7 @@ class Etcd:
             raise _nonsense("txn")
         if len(responses) != (len(ops) if succeeded else 0):
             raise _nonsense("txn.responses")
-        ranges = [
-            _pairs(response) for op, response in zip(ops, responses, strict=False) if "request_range" in op
-        ]
+        ranges = [_pairs(response) for op, response in zip(ops, responses, strict=False) if "request_range" in op]
         return TxnAnswer(succeeded, revision, tuple(ranges))
 
     async def lease_grant(self, ttl_s: int, *, budget_s: float) -> tuple[int, int]:

@@ -80,9 +80,7 @@ class Endpoint(NamedTuple):
 class _Connection:
     """One HTTP/1.1 connection that carries one request at a time."""
 
-    def __init__(
-        self, endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.endpoint = endpoint
         self.reusable = False
         self._reader = reader
@@ -195,9 +193,7 @@ class EtcdClient:
                 connection.abort()
         self._idle.clear()
 
-    async def call(
-        self, path: str, body: Mapping[str, object], *, budget_s: float, retry: bool = True
-    ) -> Json:
+    async def call(self, path: str, body: Mapping[str, object], *, budget_s: float, retry: bool = True) -> Json:
         """POST ``body`` to ``/v3`` + path and return the answer.
 
         Raises StoreUnavailable if there is none within ``budget_s`` seconds (or, with ``retry=False``, as
@@ -263,11 +259,7 @@ class EtcdClient:
 
 def _digits(text: bytes, base: int) -> int:
     """A length in an HTTP head: digits only (int() would take signs and underscores), and of a sane size."""
-    if (
-        not text
-        or len(text) > 8
-        or not all(c in b"0123456789abcdefABCDEF"[: 10 if base == 10 else 22] for c in text)
-    ):
+    if not text or len(text) > 8 or not all(c in b"0123456789abcdefABCDEF"[: 10 if base == 10 else 22] for c in text):
         raise ValueError("a malformed number in an HTTP head")
     number = int(text, base)
     if number > MAX_ANSWER:

@@ -139,9 +139,7 @@ def read_holder(layout: Layout, below: str, kv: KeyValue) -> Holder:
 
 def write_seen(holder: Holder, luns: frozenset[str], policy: str) -> bytes:
     """The value of a ``seen/`` record."""
-    return _dump(
-        {"boot_id": holder.boot_id, "session": holder.session, "luns": sorted(luns), "policy": policy}
-    )
+    return _dump({"boot_id": holder.boot_id, "session": holder.session, "luns": sorted(luns), "policy": policy})
 
 
 def read_seen(kv: KeyValue) -> tuple[tuple[str, ...], str]:

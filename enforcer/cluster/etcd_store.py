@@ -125,9 +125,7 @@ class EtcdStore:
     async def close(self) -> None:
         await self._client.close()
 
-    async def acquire(
-        self, claims: frozenset[Claim], facts: Mapping[str, str], *, budget_s: float
-    ) -> Granted | Denied:
+    async def acquire(self, claims: frozenset[Claim], facts: Mapping[str, str], *, budget_s: float) -> Granted | Denied:
         try:
             async with asyncio.timeout(budget_s):
                 return await self._acquire(claims, facts, budget_s)
@@ -137,9 +135,7 @@ class EtcdStore:
         except EnforcerError as error:
             return Denied(Standing.UNKNOWN, str(error), remedy=error.hint)
 
-    async def _acquire(
-        self, claims: frozenset[Claim], facts: Mapping[str, str], budget_s: float
-    ) -> Granted | Denied:
+    async def _acquire(self, claims: frozenset[Claim], facts: Mapping[str, str], budget_s: float) -> Granted | Denied:
         if not claims:
             return Denied(Standing.UNKNOWN, "nothing was asked for")
         luns = sorted({claim.resource.lun for claim in claims})
@@ -174,10 +170,7 @@ class EtcdStore:
     def _grant_ops(self, ruling: Ruling, facts: Mapping[str, str], since: str) -> list[Json]:
         ours = {self._layout.resource(r, self.holder.node): mode for r, mode in ruling.wanted.items()}
         gone = [self._layout.resource(h.lease.resource, h.lease.holder.node) for h in ruling.taken_over]
-        puts = [
-            put(key, write_lease(self.holder, mode, since, Guarantee.NONE, facts))
-            for key, mode in ours.items()
-        ]
+        puts = [put(key, write_lease(self.holder, mode, since, Guarantee.NONE, facts)) for key, mode in ours.items()]
         return [*(delete(key) for key in dict.fromkeys(gone) if key not in ours), *puts]
 
     def _granted(self, ruling: Ruling, token: int, leases: tuple[Lease, ...]) -> Granted:
@@ -212,9 +205,7 @@ class EtcdStore:
                 if clock() >= end:
                     raise
         lost = [
-            str(r)
-            for r in sorted(resources)
-            if r in ours or self._layout.resource(r, self.holder.node) not in asked
+            str(r) for r in sorted(resources) if r in ours or self._layout.resource(r, self.holder.node) not in asked
         ]
         if lost:
             raise LeaseLost(f"not held under token {token} any more: {', '.join(lost)}")
@@ -256,9 +247,7 @@ class EtcdStore:
             now = await self._snapshot([self._layout.resources], CALL_S)
             if (node, boot_id) in now.witness.fenced and not force:
                 return
-            check_fence(
-                now.witness, [s.lease.holder for s in now.stored], self.holder, node, boot_id, force=force
-            )
+            check_fence(now.witness, [s.lease.holder for s in now.stored], self.holder, node, boot_id, force=force)
             record = now.nodes.get(node)
             unchanged = if_modified_at(self._layout.node(node), record.mod_revision if record else 0)
             answer = await self._etcd.write([unchanged], [put(fence, write_fence(by))], budget_s=CALL_S)
@@ -301,9 +290,7 @@ class EtcdStore:
             now = await self._snapshot([self._layout.resources], CALL_S)
             me = self._require_session(now)
             node = self.holder.node
-            old = [
-                s for s in now.stored if s.lease.holder.node == node and not self._same_boot(s.lease.holder)
-            ]
+            old = [s for s in now.stored if s.lease.holder.node == node and not self._same_boot(s.lease.holder)]
             facts = [b for n, b in now.witness.fenced if n == node and b != self.holder.boot_id]
             if not old and not facts:
                 return tuple(sorted(forgotten.values(), key=lambda lease: lease.resource))

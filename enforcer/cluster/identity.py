@@ -40,9 +40,7 @@ def holder(name: str, run_dir: Path) -> Holder:
         pass
     session = path.read_text().strip()
     if len(session) != 32:
-        raise BadConfiguration(
-            f"{path} is damaged", hint=f"rm {path}, then start enforcer-keeper and enforcerd again"
-        )
+        raise BadConfiguration(f"{path} is damaged", hint=f"rm {path}, then start enforcer-keeper and enforcerd again")
     return Holder(name, _BOOT_ID.read_text().strip(), session)
 
 

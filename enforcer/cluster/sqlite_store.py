@@ -117,9 +117,7 @@ class SqliteStore:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
             self._thread.shutdown(wait=False)
 
-    async def acquire(
-        self, claims: frozenset[Claim], facts: Mapping[str, str], *, budget_s: float
-    ) -> Granted | Denied:
+    async def acquire(self, claims: frozenset[Claim], facts: Mapping[str, str], *, budget_s: float) -> Granted | Denied:
         if not claims:
             return Denied(Standing.UNKNOWN, "nothing was asked for")
         if any(self._multi_attached(lun) for lun in sorted({claim.resource.lun for claim in claims})):
@@ -136,9 +134,7 @@ class SqliteStore:
             self._told.update((lease.resource, answer.token) for lease in answer.leases)
         return answer
 
-    def _acquire(
-        self, db: sqlite3.Connection, claims: frozenset[Claim], facts: Mapping[str, str]
-    ) -> Granted | Denied:
+    def _acquire(self, db: sqlite3.Connection, claims: frozenset[Claim], facts: Mapping[str, str]) -> Granted | Denied:
         held = [found for lun in {c.resource.lun for c in claims} for found in self._held(db, lun)]
         ruling = judge(claims, self.holder, held)
         if ruling.blocking:
@@ -180,13 +176,9 @@ class SqliteStore:
 
     async def nodes(self) -> tuple[NodeRecord, ...]:
         def work(db: sqlite3.Connection) -> tuple[NodeRecord, ...]:
-            rows = db.execute(
-                "select node, boot_id, session, policy, luns from node order by node"
-            ).fetchall()
+            rows = db.execute("select node, boot_id, session, policy, luns from node order by node").fetchall()
             return tuple(
-                NodeRecord(
-                    Holder(node, boot, session), policy, tuple(json.loads(luns)), boot == self.holder.boot_id
-                )
+                NodeRecord(Holder(node, boot, session), policy, tuple(json.loads(luns)), boot == self.holder.boot_id)
                 for node, boot, session, policy, luns in rows
             )
 
@@ -194,9 +186,7 @@ class SqliteStore:
 
     async def publish(self, luns: frozenset[str], policy_digest: str) -> None:
         values = (policy_digest, json.dumps(sorted(luns)), self.holder.node)
-        await self._write(
-            lambda db: db.execute("update node set policy = ?, luns = ? where node = ?", values)
-        )
+        await self._write(lambda db: db.execute("update node set policy = ?, luns = ? where node = ?", values))
 
     async def fence_confirm(self, node: str, boot_id: str, by: str, *, force: bool = False) -> None:
         def work(db: sqlite3.Connection) -> None:
@@ -247,9 +237,7 @@ class SqliteStore:
 
     def _register(self, db: sqlite3.Connection) -> None:
         me = self.holder
-        db.execute(
-            "insert or replace into node values (?, ?, ?, '', '[]')", (me.node, me.boot_id, me.session)
-        )
+        db.execute("insert or replace into node values (?, ?, ?, '', '[]')", (me.node, me.boot_id, me.session))
 
     def _same_boot(self, other: Holder) -> bool:
         return other.node == self.holder.node and other.boot_id == self.holder.boot_id

@@ -42,9 +42,7 @@ class LeaseStore(Protocol):
     async def close(self) -> None:
         """Let go of files and connections. No lease ends by this."""
 
-    async def acquire(
-        self, claims: frozenset[Claim], facts: Mapping[str, str], *, budget_s: float
-    ) -> Granted | Denied:
+    async def acquire(self, claims: frozenset[Claim], facts: Mapping[str, str], *, budget_s: float) -> Granted | Denied:
         """Take the whole set or nothing, with an answer within ``budget_s`` seconds. Raises no EnforcerError.
 
         ``facts`` (fstype, target, comm ...) are kept for people and decide nothing.

@@ -29,8 +29,22 @@ _MOST_PEERS = 64
 class Control:
     """Serves verbs. ``reading`` verbs are for every peer, ``acting`` ones for root alone."""
 
-    def __init__(self, path: Path, *, reading: Mapping[str, Verb], acting: Mapping[str, Verb], audit: AuditLog, group: int | None) -> None:
-        self._path, self._reading, self._acting, self._audit, self._group = path, reading, acting, audit, group
+    def __init__(
+        self,
+        path: Path,
+        *,
+        reading: Mapping[str, Verb],
+        acting: Mapping[str, Verb],
+        audit: AuditLog,
+        group: int | None,
+    ) -> None:
+        self._path, self._reading, self._acting, self._audit, self._group = (
+            path,
+            reading,
+            acting,
+            audit,
+            group,
+        )
         self._server: asyncio.Server | None = None
         self._peers = 0
 
@@ -64,7 +78,12 @@ class Control:
         except EnforcerError as error:
             reply = {"ok": False, "error": str(error), "hint": error.hint, "exit": int(error.exit_code)}
         except (TimeoutError, ValueError, ConnectionError):
-            reply = {"ok": False, "error": "the request is not understood", "hint": "one JSON object on one line", "exit": int(Exit.USAGE)}
+            reply = {
+                "ok": False,
+                "error": "the request is not understood",
+                "hint": "one JSON object on one line",
+                "exit": int(Exit.USAGE),
+            }
         finally:
             self._peers -= 1
         with contextlib.suppress(ConnectionError):
@@ -92,7 +111,10 @@ class Control:
             except asyncio.QueueFull:
                 full.set()
 
-        end = self._audit.subscribe(lambda record: loop.call_soon_threadsafe(put, record))
+        def hand_over(record: Mapping[str, object]) -> None:
+            loop.call_soon_threadsafe(put, record)
+
+        end = self._audit.subscribe(hand_over)
         gone = asyncio.ensure_future(reader.read(1))
         try:
             while not gone.done() and not full.is_set():

@@ -25,11 +25,18 @@ log = logging.getLogger("enforcerd")
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="enforcerd", description="Asks the cluster before anything is mounted on this node.",
+        prog="enforcerd",
+        description="Asks the cluster before anything is mounted on this node.",
         epilog="example: enforcerd --audit-only --no-pin    # watch, refuse nothing, leave nothing behind",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings, if not /etc/enforcer/enforcer.toml")
-    parser.add_argument("--policy", type=Path, action="append", metavar="DIR", help="policy directory or file, instead of those of the settings")
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="policy directory or file, instead of those of the settings",
+    )
     parser.add_argument("--audit-only", action="store_true", help="every rule only watches; nothing is refused")
     parser.add_argument("--no-pin", action="store_true", help="the gate ends with this process")
     parser.add_argument("--detach", action="store_true", help="take the gate out of force and exit")
@@ -52,7 +59,9 @@ def _lock(run_dir: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         other = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        raise EnforcerError(f"another enforcerd is running (pid {other or '?'})", hint="systemctl status enforcerd") from None
+        raise EnforcerError(
+            f"another enforcerd is running (pid {other or '?'})", hint="systemctl status enforcerd"
+        ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
@@ -80,7 +89,11 @@ async def _serve(chosen: Settings, options: argparse.Namespace, audit_only: bool
         try:
             service.reload()
         except EnforcerError as error:
-            log.error("the policy was not reloaded, generation %d stays in force: %s", service.policy.generation, error)
+            log.error(
+                "the policy was not reloaded, generation %d stays in force: %s",
+                service.policy.generation,
+                error,
+            )
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     await service.run()
@@ -88,7 +101,9 @@ async def _serve(chosen: Settings, options: argparse.Namespace, audit_only: bool
 
 def _run(options: argparse.Namespace) -> int:
     if os.geteuid() != 0:
-        raise PermissionRefused("enforcerd must be started by root", hint="sudo enforcerd, or systemctl start enforcerd")
+        raise PermissionRefused(
+            "enforcerd must be started by root", hint="sudo enforcerd, or systemctl start enforcerd"
+        )
     chosen = settings.load(options.config)
     if options.policy:
         chosen = replace(chosen, paths=replace(chosen.paths, policy_dirs=tuple(str(p) for p in options.policy)))
@@ -110,7 +125,11 @@ def _run(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, format="enforcerd: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="enforcerd: %(message)s",
+        stream=sys.stderr,
+    )
     try:
         return int(_run(options))
     except EnforcerError as error:

@@ -29,7 +29,12 @@ async def drive() -> None:
         async with asyncio.timeout(10):
             seen = await asyncio.to_thread(_mount)
     except TimeoutError as late:
-        raise EnforcerError("the self-test got no answer within 10 s", hint="enforcer doctor; please report it") from late
+        raise EnforcerError(
+            "the self-test got no answer within 10 s", hint="enforcer doctor; please report it"
+        ) from late
     if seen != ERRNO:
         name = errno.errorcode.get(seen, str(seen))
-        raise EnforcerError(f"the self-test came back with {name}: the gate does not reach the daemon", hint="enforcer doctor; please report it")
+        raise EnforcerError(
+            f"the self-test came back with {name}: the gate does not reach the daemon",
+            hint="enforcer doctor; please report it",
+        )

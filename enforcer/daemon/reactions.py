@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from enforcer.kernel.abi import Alarm, EventFlag, EventKind, Op, State
 from enforcer.kernel.events import KernelEvent
@@ -17,7 +18,6 @@ from enforcer.model.escape import from_bytes
 from enforcer.model.intent import Caller, Effect, Intent, Source, Verdict
 from enforcer.model.resource import UseKind
 from enforcer.policy.rules import Policy
-from enforcer.storage.sysfs import all_devices
 from enforcer.workflow import callers
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
@@ -44,8 +44,13 @@ class Reactions:
     """Handles kernel events. ``record(intent, verdict)`` writes a record, ``notice(kind, text)`` a remark."""
 
     def __init__(
-        self, devices: Devices, leases: Leases, policy: Callable[[], Policy], record: Callable[[Intent, Verdict], None],
-        notice: Callable[[str, str], None], store_name: str,
+        self,
+        devices: Devices,
+        leases: Leases,
+        policy: Callable[[], Policy],
+        record: Callable[[Intent, Verdict], None],
+        notice: Callable[[str, str], None],
+        store_name: str,
     ) -> None:
         self._devices, self._leases, self._policy = devices, leases, policy
         self._record, self._notice, self._store = record, notice, store_name
@@ -78,7 +83,9 @@ class Reactions:
             case EventKind.NO_ANSWER:
                 self._no_answer(event)
             case EventKind.UMOUNT:
-                verdict = self._verdict(Effect.PERMIT, 0, Source.POLICY, "an umount is never refused for want of an answer")
+                verdict = self._verdict(
+                    Effect.PERMIT, 0, Source.POLICY, "an umount is never refused for want of an answer"
+                )
                 self._record(self._intent(event, UseKind.UMOUNT), verdict)
             case EventKind.ALARM:
                 self._alarm(event)
@@ -88,15 +95,20 @@ class Reactions:
             self._leases.permit_over(event.intent)
         unanswered = self._unanswered.pop(event.intent, None)
         if unanswered is not None and not event.error:
-            self._record(replace(unanswered, dev=event.dev), self._verdict(
-                Effect.PERMIT, 0, Source.FAIL_MODE, "nobody answered, and the device is not guarded"))
+            self._record(
+                replace(unanswered, dev=event.dev),
+                self._verdict(Effect.PERMIT, 0, Source.FAIL_MODE, "nobody answered, and the device is not guarded"),
+            )
         elif EventFlag.JOINED in event.flags and not event.error:
             numbered = self._intent(event, UseKind.MOUNT)
-            self._record(numbered, self._verdict(Effect.PERMIT, 0, Source.GUARD, "joins a superblock that is live here already"))
+            self._record(
+                numbered,
+                self._verdict(Effect.PERMIT, 0, Source.GUARD, "joins a superblock that is live here already"),
+            )
         self._leases.wake()
 
     def _look_at(self, event: KernelEvent) -> None:
-        if event.dev in all_devices():
+        if Path(f"/sys/dev/block/{event.dev}").exists():
             self._devices.classify(event.dev)
 
     def _guard(self, event: KernelEvent) -> None:
@@ -112,7 +124,12 @@ class Reactions:
         fail_mode = EventFlag.FAIL_MODE in event.flags
         if fail_mode:
             reason = f"enforcerd did not answer and {reason}"
-        verdict = self._verdict(Effect.WOULD_REFUSE if would else Effect.REFUSE, -event.error, Source.FAIL_MODE if fail_mode else Source.GUARD, reason)
+        verdict = self._verdict(
+            Effect.WOULD_REFUSE if would else Effect.REFUSE,
+            -event.error,
+            Source.FAIL_MODE if fail_mode else Source.GUARD,
+            reason,
+        )
         if known is not None:
             verdict = replace(verdict, rule=known.guarding.rule, default=known.guarding.default)
             hint = "take the lease first" if not fail_mode and event.state == State.FREE else ""
@@ -124,7 +141,10 @@ class Reactions:
         kind = callers.use_kind(event.mode, event.syscall_nr) if event.mode in set(Op) else UseKind.MOUNT
         intent = self._intent(event, kind)
         if event.error:
-            self._record(intent, self._verdict(Effect.REFUSE, -event.error, Source.FAIL_MODE, "enforcerd did not answer"))
+            self._record(
+                intent,
+                self._verdict(Effect.REFUSE, -event.error, Source.FAIL_MODE, "enforcerd did not answer"),
+            )
         else:
             self._unanswered[event.intent] = intent
             while len(self._unanswered) > 1024:
@@ -137,12 +157,26 @@ class Reactions:
         self._notice("alarm", sentence)
 
     def _intent(self, event: KernelEvent, kind: UseKind) -> Intent:
-        caller = Caller(pid=event.tgid, tid=event.tid, uid=event.uid, comm=from_bytes(event.comm), mount_ns=event.mount_ns,
-                        syscall=callers.syscall_name(event.syscall_nr) if event.syscall_nr else "")
+        caller = Caller(
+            pid=event.tgid,
+            tid=event.tid,
+            uid=event.uid,
+            comm=from_bytes(event.comm),
+            mount_ns=event.mount_ns,
+            syscall=callers.syscall_name(event.syscall_nr) if event.syscall_nr else "",
+        )
         dev = event.dev if event.dev.to_kernel() else None
         known = self._devices.known.get(event.dev)
-        return Intent(id=event.intent, kind=kind, caller=caller, fstype=from_bytes(event.fstype), dev=dev,
-                      device=known.device if known else None, source=f"/dev/{known.device.name}" if known else "", asked_ns=0)
+        return Intent(
+            id=event.intent,
+            kind=kind,
+            caller=caller,
+            fstype=from_bytes(event.fstype),
+            dev=dev,
+            device=known.device if known else None,
+            source=f"/dev/{known.device.name}" if known else "",
+            asked_ns=0,
+        )
 
     def _verdict(self, effect: Effect, number: int, source: Source, reason: str) -> Verdict:
         return Verdict(effect, number, source, reason, generation=self._policy().generation, store=self._store)

@@ -19,8 +19,13 @@ def lease(held: HeldLease) -> dict[str, object]:
     """One lease of the store."""
     own = held.lease
     return {
-        "resource": str(own.resource), "mode": str(own.mode), "token": own.token, "since": own.since, "guarantee": str(own.guarantee),
-        "liveness": str(held.liveness), "facts": {for_terminal(k): for_terminal(v) for k, v in own.facts.items()},
+        "resource": str(own.resource),
+        "mode": str(own.mode),
+        "token": own.token,
+        "since": own.since,
+        "guarantee": str(own.guarantee),
+        "liveness": str(held.liveness),
+        "facts": {for_terminal(k): for_terminal(v) for k, v in own.facts.items()},
         "holder": {"node": own.holder.node, "boot_id": own.holder.boot_id, "session": own.holder.session},
     }
 
@@ -32,21 +37,41 @@ def device(known: Known, tables: Tables, leases: Leases) -> dict[str, object]:
     uses, inflight = leases.uses_of(it.dev)
     state = State(entry.state) if entry is not None else State.UNKNOWN
     return {
-        "dev": str(it.dev), "name": it.name, "resources": [str(r) for r in it.resources], "aliases": [for_terminal(a) for a in it.aliases],
-        "state": state.name.lower(), "token": int(entry.token) if entry is not None else 0, "uses": uses, "inflight": inflight,
-        "rule": known.guarding.rule or known.guarding.default, "system": it.system, "problem": it.problem,
-        "seen_by": sorted(known.facts.seen_by), "audit": known.guarding.audit, "in_use": it.in_use,
+        "dev": str(it.dev),
+        "name": it.name,
+        "resources": [str(r) for r in it.resources],
+        "aliases": [for_terminal(a) for a in it.aliases],
+        "state": state.name.lower(),
+        "token": int(entry.token) if entry is not None else 0,
+        "uses": uses,
+        "inflight": inflight,
+        "rule": known.guarding.rule or known.guarding.default,
+        "system": it.system,
+        "problem": it.problem,
+        "seen_by": sorted(known.facts.seen_by),
+        "audit": known.guarding.audit,
+        "in_use": it.in_use,
     }
 
 
 def node(record: NodeRecord) -> dict[str, object]:
     """One node as the store knows it."""
-    return {"node": record.holder.node, "boot_id": record.holder.boot_id, "live": record.live, "policy_digest": record.policy_digest,
-            "luns": list(record.luns)}
+    return {
+        "node": record.holder.node,
+        "boot_id": record.holder.boot_id,
+        "live": record.live,
+        "policy_digest": record.policy_digest,
+        "luns": list(record.luns),
+    }
 
 
 def disagreements(
-    stored: Iterable[HeldLease], nodes: Iterable[NodeRecord], held: Iterable[tuple[Lease, Hold]], devices: Devices, leases: Leases, me: str
+    stored: Iterable[HeldLease],
+    nodes: Iterable[NodeRecord],
+    held: Iterable[tuple[Lease, Hold]],
+    devices: Devices,
+    leases: Leases,
+    me: str,
 ) -> list[str]:
     """Where the layers tell different stories, one sentence each."""
     said: list[str] = []
@@ -54,17 +79,28 @@ def disagreements(
     mine = {kept.resource: kept.token for kept, _ in held}
     for resource, token in tokens.items():
         if mine.get(resource) != token:
-            said.append(f"{resource}: the store says held here with token {token}, enforcerd {'has ' + str(mine[resource]) if resource in mine else 'does not hold it'}")
-    said += [f"{resource}: enforcerd holds it with token {token}, the store does not" for resource, token in mine.items() if resource not in tokens]
+            ours = f"has token {mine[resource]}" if resource in mine else "does not hold it"
+            said.append(f"{resource}: the store says held here with token {token}, enforcerd {ours}")
+    said += [
+        f"{resource}: enforcerd holds it with token {token}, the store does not"
+        for resource, token in mine.items()
+        if resource not in tokens
+    ]
     for h in stored:
         if h.liveness is Liveness.STRANDED:
             boot = h.lease.holder.boot_id
-            said.append(f"{h.lease.resource}: stranded, {h.lease.holder.node} is gone but not proven silent: "
-                        f"enforcer fence confirm {h.lease.holder.node} --boot-id {boot}")
+            said.append(
+                f"{h.lease.resource}: stranded, {h.lease.holder.node} is gone but not proven silent: "
+                f"enforcer fence confirm {h.lease.holder.node} --boot-id {boot}"
+            )
     for known in devices.known.values():
         uses, _ = leases.uses_of(known.device.dev)
-        if known.guarding.guarded and not known.guarding.audit and uses and not all(
-                any(r.lun == m.lun for m in mine) for r in known.device.resources):
+        if (
+            known.guarding.guarded
+            and not known.guarding.audit
+            and uses
+            and not all(any(r.lun == m.lun for m in mine) for r in known.device.resources)
+        ):
             said.append(f"{known.device.name}: in use here without a lease")
     digests = {n.policy_digest for n in nodes if n.live and n.policy_digest}
     if len(digests) > 1:

@@ -63,7 +63,11 @@ def load_policy(settings: Settings, generation: int, *, audit_only: bool) -> Pol
 
 def nodev_types() -> set[str]:
     """Filesystem types that need no device, as the running kernel lists them (/proc/filesystems)."""
-    return {line.split("\t")[1].strip() for line in Path("/proc/filesystems").read_text().splitlines() if line.startswith("nodev")}
+    return {
+        line.split("\t")[1].strip()
+        for line in Path("/proc/filesystems").read_text().splitlines()
+        if line.startswith("nodev")
+    }
 
 
 class Service:
@@ -86,9 +90,19 @@ class Service:
     def _make_store(self) -> LeaseStore:
         store = self._settings.store
         if store.kind is StoreKind.SQLITE:
-            return SqliteStore(self._holder, Path(store.path or self._state_dir / "leases.sqlite"), multi_attached=self._is_multi_attached)
+            return SqliteStore(
+                self._holder,
+                Path(store.path or self._state_dir / "leases.sqlite"),
+                multi_attached=self._is_multi_attached,
+            )
         client = EtcdClient(store.endpoints)
-        return EtcdStore(client, store.cluster, self._holder, session=lambda: read_session(self._run_dir)[0], ttl_s=store.ttl_s)
+        return EtcdStore(
+            client,
+            store.cluster,
+            self._holder,
+            session=lambda: read_session(self._run_dir)[0],
+            ttl_s=store.ttl_s,
+        )
 
     def _is_multi_attached(self, lun: str) -> bool:
         """For the one-node store: does the hardware or a rule say that other nodes see this LUN?"""
@@ -110,8 +124,12 @@ class Service:
         try:
             await self._start(group)
             notify("READY=1\nSTATUS=enforcing")
-            log.info("ready: %d devices, %d of them guarded, policy generation %d", len(self._devices.known),
-                     sum(k.guarding.guarded for k in self._devices.known.values()), self.policy.generation)
+            log.info(
+                "ready: %d devices, %d of them guarded, policy generation %d",
+                len(self._devices.known),
+                sum(k.guarding.guarded for k in self._devices.known.values()),
+                self.policy.generation,
+            )
             await self._stop.wait()
         finally:
             notify("STOPPING=1")
@@ -126,7 +144,9 @@ class Service:
         attached = self._attached = await asyncio.to_thread(program.load, program.object_path(), self._pins)
         tables = self._tables = Tables(attached.maps)
         deadline = self._settings.store.kind is StoreKind.ETCD
-        self._devices = Devices(tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline)
+        self._devices = Devices(
+            tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline
+        )
         self._leases = Leases(self._store, self._devices, tables, deadline_ns=self._deadline_ns, scratch=self._run_dir)
         if not attached.adopted:
             tables.configure(enforce=0)
@@ -137,10 +157,23 @@ class Service:
         tables.introduce(0, os.getpid())
         await self._store.open()
         judge = Judge(self._holder.node, lambda: self.policy, self._devices, self._leases, self._store.name)
-        self._reactions = Reactions(self._devices, self._leases, lambda: self.policy, self.recorder.verdict,
-                                    self.recorder.notice, self._store.name)
-        self._asks = Asks(tables, judge, lambda: self.policy, lambda u, v: self._upcall.verdict(u, v), self.recorder.noticed,
-                          self._answered, self._leases.permit_over)
+        self._reactions = Reactions(
+            self._devices,
+            self._leases,
+            lambda: self.policy,
+            self.recorder.verdict,
+            self.recorder.notice,
+            self._store.name,
+        )
+        self._asks = Asks(
+            tables,
+            judge,
+            lambda: self.policy,
+            lambda u, v: self._upcall.verdict(u, v),
+            self.recorder.noticed,
+            self._answered,
+            self._leases.permit_over,
+        )
         self._upcall = UpcallServer(self._run_dir / "upcall", self._asked, self._asks.interrupted)
         await self._upcall.start()
         await self._point_at_anchor()
@@ -152,15 +185,22 @@ class Service:
             await self._meet_the_store()
         tables.configure(enforce=1, strict=0, unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
         await probe.drive()
-        self._control = Control(self._run_dir / "control.sock", group=group, audit=self.recorder.log,
-                                reading={"status": self._status, "who": self._who},
-                                acting={"fence-confirm": self._fence_confirm, "policy-reload": self._reload})
+        self._control = Control(
+            self._run_dir / "control.sock",
+            group=group,
+            audit=self.recorder.log,
+            reading={"status": self._status, "who": self._who},
+            acting={"fence-confirm": self._fence_confirm, "policy-reload": self._reload},
+        )
         await self._control.start()
         self._spawn(self._leases.run())
         self._spawn(self._refresh())
         self._spawn(self._watch_kernel())
-        self.recorder.notice("start", "enforcement began" if not attached.adopted else "enforcement went on",
-                             {"policy": self.policy.digest, "store": self._store.name, "adopted": attached.adopted})
+        self.recorder.notice(
+            "start",
+            "enforcement began" if not attached.adopted else "enforcement went on",
+            {"policy": self.policy.digest, "store": self._store.name, "adopted": attached.adopted},
+        )
 
     async def _end(self) -> None:
         for task in self._tasks:
@@ -180,7 +220,10 @@ class Service:
             self._attached.detach()
             log.info("stopped: the gate is gone, nothing is refused any more")
         elif self._attached is not None:
-            log.info("stopped: the gate stays in force; guarded devices are refused until enforcerd runs again (enforcerd --detach ends it)")
+            log.info(
+                "stopped: the gate stays in force and refuses guarded devices until enforcerd runs again "
+                "(enforcerd --detach ends it)"
+            )
         self.recorder.notice("stop", "enforcerd stopped", {"gate stays": self._pins is not None})
         self.recorder.close()
         await self._store.close()
@@ -230,16 +273,16 @@ class Service:
                     self.recorder.notice("conflict", sentence)
 
     async def _refresh(self) -> None:
-        published: tuple[frozenset[str], str] | None = None
+        published: tuple[object, ...] | None = None
         while True:
             try:
                 if not self._adopted:
                     await self._meet_the_store()
-                wanted = (self._devices.luns(), self.policy.digest)
+                luns, digest = self._devices.luns(), self.policy.digest
                 session = read_session(self._run_dir)[0] if self._settings.store.kind is StoreKind.ETCD else None
-                if (*wanted, session) != published:
-                    await self._store.publish(*wanted)
-                    published = (*wanted, session)  # type: ignore[assignment]
+                if (luns, digest, session) != published:
+                    await self._store.publish(luns, digest)
+                    published = (luns, digest, session)
                 await self._leases.refresh()
                 seen: dict[str, set[str]] = {}
                 for record in await self._store.nodes():
@@ -266,8 +309,11 @@ class Service:
             missed = self._attached.misses()
             config = self._tables.config.get(0)
             if missed and config is not None and not config.strict:
-                log.critical("the kernel skipped marking programs (%s): the guard is strict everywhere until enforcerd restarts", missed)
-                self.recorder.notice("alarm", "marking programs were skipped", {k: v for k, v in missed.items()})
+                log.critical(
+                    "the kernel skipped marking programs (%s): the guard is strict everywhere until enforcerd restarts",
+                    missed,
+                )
+                self.recorder.notice("alarm", "marking programs were skipped", dict(missed))
                 self._tables.configure(strict=1)
             if not Path(f"/proc/{self._upcall.anchor_pid}/exe").exists():
                 log.error("the upcall anchor is gone; starting another")
@@ -289,7 +335,7 @@ class Service:
                 continue
             if event.action == "remove":
                 self._devices.forget(event.dev)
-            elif event.media_or_table_changed():
+            elif event.media_or_table_changed:
                 self._devices.classify(event.dev)
 
     def _set_fstypes(self) -> None:
@@ -307,46 +353,85 @@ class Service:
         deadline = self._deadline_ns()
         session, trouble = read_session(self._run_dir) if deadline is not None else (None, "")
         return {
-            "node": self._holder.node, "boot_id": self._holder.boot_id, "session": self._holder.session,
-            "mode": "audit" if self._audit_only else "enforce", "generation": self.policy.generation, "policy_digest": self.policy.digest,
-            "store": {"kind": self._store.name, "reachable": not self._store_trouble and self._adopted, "detail": self._store_trouble,
-                      "ttl_s": self._store.ttl_s},
+            "node": self._holder.node,
+            "boot_id": self._holder.boot_id,
+            "session": self._holder.session,
+            "mode": "audit" if self._audit_only else "enforce",
+            "generation": self.policy.generation,
+            "policy_digest": self.policy.digest,
+            "store": {
+                "kind": self._store.name,
+                "reachable": not self._store_trouble and self._adopted,
+                "detail": self._store_trouble,
+                "ttl_s": self._store.ttl_s,
+            },
             "enforcing": bool(config.enforce),
-            "kernel": {"programs": len(self._attached.programs), "misses": sum(self._attached.misses().values()),
-                       "drops": int(stats.events_lost), "strict": bool(config.strict), "pinned": self._attached.pinned is not None},
-            "keeper": {"alive": session is not None, "deadline_in_s": round((deadline - boot_ns()) / 1e9, 1) if deadline else None,
-                       "detail": trouble},
-            "counters": {**self._asks.counts, **self._reactions.counts, "waiting": self._asks.waiting(), "kernel_asks": int(stats.asks),
-                         "no_answer": int(stats.no_answer), "passed_without_upcall": int(stats.passed_types),
-                         **{f"audit_{k}": v for k, v in self.recorder.log.counters().items()}},
+            "kernel": {
+                "programs": len(self._attached.programs),
+                "misses": sum(self._attached.misses().values()),
+                "drops": int(stats.events_lost),
+                "strict": bool(config.strict),
+                "pinned": self._attached.pinned is not None,
+            },
+            "keeper": {
+                "alive": session is not None,
+                "deadline_in_s": round((deadline - boot_ns()) / 1e9, 1) if deadline else None,
+                "detail": trouble,
+            },
+            "counters": {
+                **self._asks.counts,
+                **self._reactions.counts,
+                "waiting": self._asks.waiting(),
+                "kernel_asks": int(stats.asks),
+                "no_answer": int(stats.no_answer),
+                "passed_without_upcall": int(stats.passed_types),
+                **{f"audit_{k}": v for k, v in self.recorder.log.counters().items()},
+            },
             "devices": len(self._devices.known),
-            "warnings": [*self._warnings, *([f"store: {self._store_trouble}"] if self._store_trouble else [])],
+            "warnings": [
+                *self._warnings,
+                *([f"store: {self._store_trouble}"] if self._store_trouble else []),
+            ],
         }
 
     async def _who(self, _request: Mapping[str, object]) -> dict[str, object]:
         try:
             stored, nodes = await self._store.leases(), await self._store.nodes()
-            said = report.disagreements(stored, nodes, self._leases.held(), self._devices, self._leases, self._holder.node)
+            said = report.disagreements(
+                stored, nodes, self._leases.held(), self._devices, self._leases, self._holder.node
+            )
         except EnforcerError as error:
             stored, nodes, said = (), (), [f"the store did not answer: {error}"]
         devices = sorted(self._devices.known.values(), key=lambda k: k.device.dev)
         return {
-            "leases": [report.lease(h) for h in stored], "nodes": [report.node(n) for n in nodes],
-            "devices": [report.device(k, self._tables, self._leases) for k in devices], "disagreements": said,
+            "leases": [report.lease(h) for h in stored],
+            "nodes": [report.node(n) for n in nodes],
+            "devices": [report.device(k, self._tables, self._leases) for k in devices],
+            "disagreements": said,
         }
 
     async def _fence_confirm(self, request: Mapping[str, object]) -> dict[str, object]:
         node, boot_id = request.get("node"), request.get("boot_id")
         if not isinstance(node, str) or not isinstance(boot_id, str) or not node or not boot_id:
             raise UsageError("node and boot id are needed", hint="enforcer fence confirm NODE --boot-id ID")
-        await self._store.fence_confirm(node, boot_id, f"root on {self._holder.node}", force=request.get("force") is True)
-        over = [str(h.lease.resource) for h in await self._store.leases() if h.lease.holder.node == node and h.lease.holder.boot_id == boot_id]
+        await self._store.fence_confirm(
+            node, boot_id, f"root on {self._holder.node}", force=request.get("force") is True
+        )
+        over = [
+            str(h.lease.resource)
+            for h in await self._store.leases()
+            if h.lease.holder.node == node and h.lease.holder.boot_id == boot_id
+        ]
         self.recorder.notice("fence-confirm", f"boot {boot_id} of {node} was confirmed as fenced", {"resources": over})
         return {"node": node, "boot_id": boot_id, "resources": over}
 
     async def _reload(self, _request: Mapping[str, object]) -> dict[str, object]:
         self.reload()
-        return {"generation": self.policy.generation, "digest": self.policy.digest, "rules": len(self.policy.rules)}
+        return {
+            "generation": self.policy.generation,
+            "digest": self.policy.digest,
+            "rules": len(self.policy.rules),
+        }
 
     def reload(self) -> None:
         """Read the policy anew. Raises PolicyErrors and keeps the old generation if it has mistakes."""
@@ -355,7 +440,11 @@ class Service:
         self._tables.configure(unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
         self._devices.rescan()
         self.recorder.log.reopen()
-        self.recorder.notice("reload", f"policy generation {self.policy.generation} is in force", {"policy": self.policy.digest})
+        self.recorder.notice(
+            "reload",
+            f"policy generation {self.policy.generation} is in force",
+            {"policy": self.policy.digest},
+        )
 
 
 def _group(name: str) -> int | None:

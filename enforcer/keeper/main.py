@@ -75,7 +75,11 @@ class Keeper:
                 try:
                     if session.facts is None:
                         write_session(self._run_dir, await session.open())
-                        log.info("session of %s is open, ttl %d s", self._holder.node, session.facts.ttl_s if session.facts else 0)
+                        log.info(
+                            "session of %s is open, ttl %d s",
+                            self._holder.node,
+                            session.facts.ttl_s if session.facts else 0,
+                        )
                     else:
                         await session.renew(budget_s=store.renew_s)
                     told = ""
@@ -136,8 +140,11 @@ async def _serve(keeper: Keeper) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="enforcer-keeper", description="Keeps this node's session in the lease store alive.",
-                                     epilog="example: enforcer-keeper --config /etc/enforcer/enforcer.toml")
+    parser = argparse.ArgumentParser(
+        prog="enforcer-keeper",
+        description="Keeps this node's session in the lease store alive.",
+        epilog="example: enforcer-keeper --config /etc/enforcer/enforcer.toml",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings, if not /etc/enforcer/enforcer.toml")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="enforcer-keeper: %(message)s", stream=sys.stderr)

@@ -66,7 +66,10 @@ class Progress:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 descriptor = os.pidfd_open(pid)
                 try:
-                    if b"enforcerd" in Path(f"/proc/{pid}/cmdline").read_bytes() or b"enforcer.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    if (
+                        b"enforcerd" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                        or b"enforcer.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                    ):
                         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 except FileNotFoundError:
                     pass

@@ -116,7 +116,12 @@ class Event(C.Structure):
 
 class Guard(C.Structure):
     _fields_ = (
-        ("state", _u32), ("flags", _u32), ("error", _s32), ("generation", _u32), ("token", _u64), ("resource", _u64),
+        ("state", _u32),
+        ("flags", _u32),
+        ("error", _s32),
+        ("generation", _u32),
+        ("token", _u64),
+        ("resource", _u64),
     )
 
 
@@ -138,8 +143,14 @@ class Self(C.Structure):
 
 class Config(C.Structure):
     _fields_ = (
-        ("abi", _u32), ("anchor_pid", _u32), ("anchor_ino", _u64), ("anchor_dev", _u32), ("strict", _u32),
-        ("unknown_allow", _u32), ("enforce", _u32), ("selves", Self * SELVES),
+        ("abi", _u32),
+        ("anchor_pid", _u32),
+        ("anchor_ino", _u64),
+        ("anchor_dev", _u32),
+        ("strict", _u32),
+        ("unknown_allow", _u32),
+        ("enforce", _u32),
+        ("selves", Self * SELVES),
     )
 
 
@@ -150,7 +161,15 @@ class Deadline(C.Structure):
 class Stats(C.Structure):
     _fields_ = tuple(
         (n, _u64)
-        for n in ("next_intent", "asks", "no_answer", "events_lost", "guard_refused", "alarms", "passed_types")
+        for n in (
+            "next_intent",
+            "asks",
+            "no_answer",
+            "events_lost",
+            "guard_refused",
+            "alarms",
+            "passed_types",
+        )
     )
 
 
@@ -158,19 +177,40 @@ class Question(C.Structure):
     """Input of ``enf_decide()`` in ``bpf/decide.h``."""
 
     _fields_ = (
-        ("state", _u32), ("guard_flags", _u32), ("now_ns", _u64), ("deadline_ns", _u64), ("claim", _u32),
-        ("in_mount", _u32), ("asked", _u32), ("refused", _u32), ("unknown_allow", _u32), ("pad", _u32),
+        ("state", _u32),
+        ("guard_flags", _u32),
+        ("now_ns", _u64),
+        ("deadline_ns", _u64),
+        ("claim", _u32),
+        ("in_mount", _u32),
+        ("asked", _u32),
+        ("refused", _u32),
+        ("unknown_allow", _u32),
+        ("pad", _u32),
     )
 
 
 MIRRORS: dict[str, type[C.Structure]] = {
-    "enf_reply": Reply, "enf_ask": Ask, "enf_event": Event, "enf_guard": Guard, "enf_ledger": Ledger, "enf_use": Use,
-    "enf_super": Super, "enf_self": Self, "enf_config": Config, "enf_deadline": Deadline, "enf_stats": Stats,
+    "enf_reply": Reply,
+    "enf_ask": Ask,
+    "enf_event": Event,
+    "enf_guard": Guard,
+    "enf_ledger": Ledger,
+    "enf_use": Use,
+    "enf_super": Super,
+    "enf_self": Self,
+    "enf_config": Config,
+    "enf_deadline": Deadline,
+    "enf_stats": Stats,
 }
 ENUMS: dict[str, tuple[type[IntEnum] | type[IntFlag], str]] = {
-    "enf_op": (Op, "ENF_OP_"), "enf_state": (State, "ENF_"), "enf_guard_flag": (GuardFlag, "ENF_GUARD_"),
-    "enf_fs_handling": (FsHandling, "ENF_FS_"), "enf_ask_flag": (AskFlag, "ENF_ASK_"),
-    "enf_event_kind": (EventKind, "ENF_EV_"), "enf_alarm": (Alarm, "ENF_ALARM_"),
+    "enf_op": (Op, "ENF_OP_"),
+    "enf_state": (State, "ENF_"),
+    "enf_guard_flag": (GuardFlag, "ENF_GUARD_"),
+    "enf_fs_handling": (FsHandling, "ENF_FS_"),
+    "enf_ask_flag": (AskFlag, "ENF_ASK_"),
+    "enf_event_kind": (EventKind, "ENF_EV_"),
+    "enf_alarm": (Alarm, "ENF_ALARM_"),
     "enf_event_flag": (EventFlag, "ENF_EVENT_"),
 }
 
@@ -218,8 +258,11 @@ def mismatches(object_path: str) -> list[str]:
                 member = _BtfMember.from_address(address + C.sizeof(_BtfType) + index * C.sizeof(_BtfMember))
                 there[lib.call("btf__name_by_offset", btf, member.name_off).decode()] = (member.offset & 0xFFFFFF) // 8
             here = {field[0]: getattr(mirror, field[0]).offset for field in mirror._fields_}
-            wrong += [f"struct {name}.{f}: {there.get(f)} in the object, {here.get(f)} here"
-                      for f in sorted(there.keys() | here.keys()) if there.get(f) != here.get(f)]
+            wrong += [
+                f"struct {name}.{f}: {there.get(f)} in the object, {here.get(f)} here"
+                for f in sorted(there.keys() | here.keys())
+                if there.get(f) != here.get(f)
+            ]
     finally:
         lib.call("btf__free", btf)
     return wrong

@@ -48,8 +48,21 @@ def decode(data: bytes) -> KernelEvent | None:
     except ValueError:
         return None
     return KernelEvent(
-        kind, raw.at_ns, raw.intent, raw.tid, raw.tgid, raw.uid, raw.start_ns, DevNum.from_kernel(raw.dev), raw.mode,
-        raw.error, raw.state, abi.EventFlag(raw.flags & 31), raw.syscall_nr, raw.mount_ns, abi.c_text(raw.comm),
+        kind,
+        raw.at_ns,
+        raw.intent,
+        raw.tid,
+        raw.tgid,
+        raw.uid,
+        raw.start_ns,
+        DevNum.from_kernel(raw.dev),
+        raw.mode,
+        raw.error,
+        raw.state,
+        abi.EventFlag(raw.flags & 31),
+        raw.syscall_nr,
+        raw.mount_ns,
+        abi.c_text(raw.comm),
         abi.c_text(raw.fstype),
     )
 

@@ -86,7 +86,9 @@ def init(request: Request) -> bytes:
 def attributes(node: int, size_bytes: int) -> bytes:
     """struct fuse_attr of the root directory or of the executable."""
     mode = 0o40755 if node == ROOT_NODE else 0o100755
-    return struct.pack("<6Q10I", node, size_bytes, (size_bytes + 511) // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+    return struct.pack(
+        "<6Q10I", node, size_bytes, (size_bytes + 511) // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0
+    )
 
 
 def entry(node: int, size_bytes: int) -> bytes:

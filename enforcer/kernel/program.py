@@ -23,8 +23,16 @@ from enforcer.model.errors import EnforcerError
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 _GUARD_PROGRAM = "guard_device"
 MARKS = (
-    "note_get_tree", "note_got_tree", "note_lookup", "mark_blkdev_open", "unmark_blkdev_open", "mark_open_by_dev",
-    "unmark_open_by_dev", "count_open", "count_release", "forget_at_birth",
+    "note_get_tree",
+    "note_got_tree",
+    "note_lookup",
+    "mark_blkdev_open",
+    "unmark_blkdev_open",
+    "mark_open_by_dev",
+    "unmark_open_by_dev",
+    "count_open",
+    "count_release",
+    "forget_at_birth",
 )
 
 
@@ -148,15 +156,19 @@ def _load_and_attach(path: Path) -> Attached:
 
 def _pin(attached: Attached, pins: Path, digest: str) -> None:
     lib = library()
-    draft = pins.with_name(pins.name + ".new")
+    draft = pins.with_name(pins.name + "_new")  # bpffs allows no dot in a name (kernel/bpf/inode.c, bpf_lookup)
     shutil.rmtree(draft, ignore_errors=True)
     for kind in ("maps", "links", "programs", f"object-{digest[:32]}"):
         (draft / kind).mkdir(parents=True, mode=0o700)
     for item in lib.each("bpf_object__next_map", attached._object):
         name = lib.call("bpf_map__name", item)
+        if b"." in name:
+            continue  # a data section: the programs hold it, and nobody else wants it
         lib.check("bpf_map__pin", item, str(draft / "maps").encode() + b"/" + name, what=f"pin {name!r}")
     names = list(attached.programs)
-    for item, link, name in zip(lib.each("bpf_object__next_program", attached._object), attached._links, names, strict=True):
+    for item, link, name in zip(
+        lib.each("bpf_object__next_program", attached._object), attached._links, names, strict=True
+    ):
         lib.check("bpf_program__pin", item, str(draft / "programs" / name).encode(), what=f"pin {name}")
         lib.check("bpf_link__pin", link, str(draft / "links" / name).encode(), what=f"pin the link of {name}")
     draft.rename(pins)
@@ -173,7 +185,9 @@ def _adopt(pins: Path, digest: str) -> Attached:
             descriptors[pin.name] = library().check("bpf_obj_get", str(pin).encode(), what=f"open {pin}", hint=hint)
     links = {pin.name for pin in (pins / "links").iterdir()}
     if links != set(found["programs"]) or not set(MARKS) <= links:
-        raise StalePins(f"{pins} holds only a part of the programs: refusing to run with partial enforcement", hint=hint)
+        raise StalePins(
+            f"{pins} holds only a part of the programs: refusing to run with partial enforcement", hint=hint
+        )
     return Attached(found["maps"], found["programs"], pins, True)
 
 

@@ -38,13 +38,20 @@ class Table(Generic[T]):
 
     def put(self, key: int | bytes, value: T) -> None:
         """Write the element. Raises KernelError (E2BIG: the table is full)."""
-        library().check("bpf_map_update_elem", self._fd, self._key(key), C.byref(value), 0, what=f"cannot write table {self._name}")
+        library().check(
+            "bpf_map_update_elem",
+            self._fd,
+            self._key(key),
+            C.byref(value),
+            0,
+            what=f"cannot write table {self._name}",
+        )
 
     def delete(self, key: int | bytes) -> bool:
         """Remove the element; False if it was not there."""
         return bool(library().call("bpf_map_delete_elem", self._fd, self._key(key)) == 0)
 
-    def keys(self) -> Iterator[bytes]:
+    def each_key(self) -> Iterator[bytes]:
         """All keys at about this moment; a table that changes meanwhile may yield a key twice or miss a new one."""
         key, following = None, C.create_string_buffer(self._key_bytes)
         while library().call("bpf_map_get_next_key", self._fd, key, following) == 0:
@@ -95,11 +102,11 @@ class Tables:
             self.fstypes.put(key, _U32(handling))
 
     def fstype_names(self) -> set[str]:
-        return {key.split(b"\0", 1)[0].decode() for key in self.fstypes.keys()}
+        return {key.split(b"\0", 1)[0].decode() for key in self.fstypes.each_key()}
 
     def devices(self) -> set[DevNum]:
         """Every dev_t that has an entry in the guard table."""
-        return {DevNum.from_kernel(int.from_bytes(key, "little")) for key in self.guard.keys()}
+        return {DevNum.from_kernel(int.from_bytes(key, "little")) for key in self.guard.each_key()}
 
 
 def start_ticks(pid: int) -> int:

@@ -65,7 +65,7 @@ class UpcallServer:
         pid = anchor.start(path)
         for _ in range(500):
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{pid}/exe") == path:
+                if str(Path(f"/proc/{pid}/exe").readlink()) == path:
                     self.anchor_pid = pid
                     return
             await asyncio.sleep(0.02)
@@ -73,7 +73,7 @@ class UpcallServer:
 
     def identity(self) -> tuple[int, int, int]:
         """(pid, inode, kernel dev_t) of the anchor, for the configuration table."""
-        device = os.stat(f"/proc/{self.anchor_pid}/exe", follow_symlinks=True).st_dev
+        device = Path(f"/proc/{self.anchor_pid}/exe").stat().st_dev
         return self.anchor_pid, fuse.FILE_NODE, os.major(device) << 20 | os.minor(device)
 
     def verdict(self, unique: int, value: bytes) -> None:
@@ -105,7 +105,11 @@ class UpcallServer:
             try:
                 data = os.read(self._fd, fuse.READ_BUFFER_BYTES)
             except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOENT):  # ENOENT: aborted before we read it
+                if error.errno in (
+                    errno.EAGAIN,
+                    errno.EINTR,
+                    errno.ENOENT,
+                ):  # ENOENT: aborted before we read it
                     return
                 log.critical("the upcall connection is gone (%s): guarded devices are refused from now on", error)
                 asyncio.get_running_loop().remove_reader(self._fd)

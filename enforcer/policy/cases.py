@@ -108,9 +108,7 @@ def run_case(case: Case, policy: Policy | None = None) -> CaseResult:
     for item in fields(case.expected):
         wanted = getattr(case.expected, item.name)
         if wanted is not None and wanted != actual[item.name]:
-            differences.append(
-                f"{item.name} is {json.dumps(actual[item.name])}, expected {json.dumps(wanted)}"
-            )
+            differences.append(f"{item.name} is {json.dumps(actual[item.name])}, expected {json.dumps(wanted)}")
     return CaseResult(case, decision, guarding, tuple(differences))
 
 
@@ -160,9 +158,7 @@ def _case(fields: Fields, devices: dict[str, Device], policy: Policy | None) -> 
     if name and name not in devices:
         intent.problem("device", f'there is no device "{name}"', "Declare it with [[device]]")
     if not expect.has("action"):
-        expect.problem(
-            "action", "the case expects nothing", 'Write expect = { action = "pass" }, lease or refuse'
-        )
+        expect.problem("action", "the case expects nothing", 'Write expect = { action = "pass" }, lease or refuse')
     device = devices.get(name)
     uid = intent.data.get("uid", 0)
     caller = Caller(

@@ -88,10 +88,7 @@ def read_bytes(file: str, problems: list[Problem], *, euid: int | None = None) -
         return None
     try:
         status = os.fstat(fd)
-        if (
-            stat.S_ISCHR(status.st_mode)
-            and (os.major(status.st_rdev), os.minor(status.st_rdev)) == NULL_DEVICE
-        ):
+        if stat.S_ISCHR(status.st_mode) and (os.major(status.st_rdev), os.minor(status.st_rdev)) == NULL_DEVICE:
             return b""
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
@@ -101,23 +98,17 @@ def read_bytes(file: str, problems: list[Problem], *, euid: int | None = None) -
             problems.append(Problem(file, 0, "can be written by everybody", f"Run: chmod o-w {file}"))
             return None
         if status.st_size > MAX_BYTES:
-            problems.append(
-                Problem(file, 0, f"is larger than {MAX_BYTES >> 20} MiB", "Split it into several files")
-            )
+            problems.append(Problem(file, 0, f"is larger than {MAX_BYTES >> 20} MiB", "Split it into several files"))
             return None
         with os.fdopen(os.dup(fd), "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        problems.append(
-            Problem(file, 0, f"cannot be read: {error.strerror}", "Check the file and its storage")
-        )
+        problems.append(Problem(file, 0, f"cannot be read: {error.strerror}", "Check the file and its storage"))
         return None
     finally:
         os.close(fd)
     if len(content) > MAX_BYTES:
-        problems.append(
-            Problem(file, 0, f"is larger than {MAX_BYTES >> 20} MiB", "Split it into several files")
-        )
+        problems.append(Problem(file, 0, f"is larger than {MAX_BYTES >> 20} MiB", "Split it into several files"))
         return None
     return content
 
@@ -129,9 +120,7 @@ def parse_bytes(content: bytes, file: str) -> Document:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        document.problems.append(
-            Problem(file, line, "is not UTF-8", "Save it as UTF-8, without byte order mark")
-        )
+        document.problems.append(Problem(file, line, "is not UTF-8", "Save it as UTF-8, without byte order mark"))
         return document
     text = text.replace("\r\n", "\n")
     try:
@@ -139,9 +128,7 @@ def parse_bytes(content: bytes, file: str) -> Document:
         document.lines = _Scanner(text).scan()
     except RecursionError:
         document.data = {}
-        document.problems.append(
-            Problem(file, 1, "is nested too deeply", "Four levels are enough for everything")
-        )
+        document.problems.append(Problem(file, 1, "is nested too deeply", "Four levels are enough for everything"))
     except ValueError as error:  # TOMLDecodeError, and ValueError itself for integers of thousands of digits
         message, line = _syntax_error(str(error), text)
         document.problems.append(Problem(file, line, f"is not TOML: {message}", "See https://toml.io"))
@@ -154,9 +141,7 @@ def _syntax_error(message: str, text: str) -> tuple[str, int]:
     if found:
         return f"{message[: found.start()]}, column {found[2]}", int(found[1])
     if message.endswith("(at end of document)"):
-        return message.removesuffix(" (at end of document)") + " at the end of the file", max(
-            1, len(text.splitlines())
-        )
+        return message.removesuffix(" (at end of document)") + " at the end of the file", max(1, len(text.splitlines()))
     return message, 1
 
 

@@ -120,9 +120,7 @@ def decide(policy: Policy, intent: Intent, facts: Facts = NO_FACTS) -> Decision:
 def _pass(
     policy: Policy, reason: str, source: Source = Source.POLICY, *, rule: str = "", default: str = ""
 ) -> Decision:
-    return Decision(
-        Action.PASS, RuleMode.OFF, reason, source, rule=rule, default=default, generation=policy.generation
-    )
+    return Decision(Action.PASS, RuleMode.OFF, reason, source, rule=rule, default=default, generation=policy.generation)
 
 
 def _unknown(policy: Policy, why: str) -> Decision:

@@ -179,9 +179,7 @@ class Fields:
             return default
         value = self.data[key]
         if not isinstance(value, str):
-            self.problem(
-                key, f'"{key}" must be a duration with its unit, not {_type_name(value)}', 'Write "20s"'
-            )
+            self.problem(key, f'"{key}" must be a duration with its unit, not {_type_name(value)}', 'Write "20s"')
             return default
         try:
             seconds = parse_duration(value)
@@ -203,16 +201,12 @@ class Fields:
             self._wrong_type(key, value, 'the name of an errno, as "EBUSY"')
             return default
         if value in MISLEADING_ERRNOS:
-            self.problem(
-                key, f"{value} cannot be a refusal: {MISLEADING_ERRNOS[value]}", "Use EBUSY, EPERM or EACCES"
-            )
+            self.problem(key, f"{value} cannot be a refusal: {MISLEADING_ERRNOS[value]}", "Use EBUSY, EPERM or EACCES")
             return default
         try:
             return errno_number(value)
         except KeyError:
-            self.problem(
-                key, f'"{value}" is not the name of an errno', suggest(value, errno.errorcode.values())
-            )
+            self.problem(key, f'"{value}" is not the name of an errno', suggest(value, errno.errorcode.values()))
             return default
 
     def table(self, key: str, known: Iterable[str], later: Mapping[str, str] | None = None) -> Fields:

@@ -61,9 +61,7 @@ def _trust(path: Path) -> list[Problem]:
 
 
 def _unreached(rule: Rule, earlier: tuple[Rule, ...]) -> list[Problem]:
-    deciders = [
-        next((other for other in earlier if _decides_for(other, rule, kind)), None) for kind in rule.on
-    ]
+    deciders = [next((other for other in earlier if _decides_for(other, rule, kind)), None) for kind in rule.on]
     found = [other for other in deciders if other is not None]
     if not found or len(found) < len(deciders):
         return []
@@ -132,9 +130,7 @@ def _subject(rule: Rule) -> list[Problem]:
     comm = rule.match.subject.comm
     if comm is None or rule.mode is RuleMode.AUDIT or (not comm.negate and rule.mode is RuleMode.ENFORCE):
         return []
-    return [
-        _warn(rule, "lets callers through by comm, which every program can set", "Use unit or exe instead")
-    ]
+    return [_warn(rule, "lets callers through by comm, which every program can set", "Use unit or exe instead")]
 
 
 def _unstable(rule: Rule) -> list[Problem]:

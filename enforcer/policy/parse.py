@@ -112,9 +112,7 @@ def policy_files(places: Iterable[str | Path], problems: list[Problem]) -> list[
                 problems.append(Problem(str(place / name), 0, "is not read: its name has no number", remedy))
     if not found:
         where = ", ".join(asked) or "nowhere"
-        problems.append(
-            Problem(where, 0, "no policy is there", "Install the shipped policy, or set policy_dirs")
-        )
+        problems.append(Problem(where, 0, "no policy is there", "Install the shipped policy, or set policy_dirs"))
     return [chosen[name] for name in sorted(chosen)]
 
 
@@ -246,9 +244,7 @@ def _match(fields: Fields) -> Match:
         fstype=_masks(fields, "fstype", masks.check_fstype),
         target=_masks(fields, "target", masks.check_target),
         source=_masks(fields, "source", None),
-        subject=_subject(fields.table("subject", KEYS["rule.match.subject"]))
-        if fields.has("subject")
-        else ANYBODY,
+        subject=_subject(fields.table("subject", KEYS["rule.match.subject"])) if fields.has("subject") else ANYBODY,
     )
 
 
@@ -323,9 +319,7 @@ def _check_ids(rules: Iterable[tuple[Rule, Fields]]) -> None:
     for rule, fields in rules:
         other = first.setdefault(rule.id, rule)
         if other is not rule and rule.id:
-            fields.problem(
-                "id", f'the id "{rule.id}" is taken by {other.file}:{other.line}', "Choose another"
-            )
+            fields.problem("id", f'the id "{rule.id}" is taken by {other.file}:{other.line}', "Choose another")
 
 
 def with_generation(policy: Policy, generation: int) -> Policy:

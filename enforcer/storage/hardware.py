@@ -45,9 +45,7 @@ def identify(disk: Path, node: str) -> Hardware:
         attached_by = transport(disk)
         found = _identify(disk, attached_by)
     except (Unreadable, vpd.VpdError) as error:
-        return Hardware(
-            "", attached_by=attached_by, problem=f"identity of {disk.name} is unreadable: {error}"
-        )
+        return Hardware("", attached_by=attached_by, problem=f"identity of {disk.name} is unreadable: {error}")
     if found is not None:
         return found
     if attached_by != LOCAL:
@@ -79,9 +77,7 @@ def transport(disk: Path) -> str:
     # Without native multipath "device" is the controller; with it, the subsystem, which links its
     # controllers.
     wires = {read_text(controller / "transport")}
-    wires |= {
-        read_text(controller / name / "transport") for name in children(controller) if name.startswith("nvme")
-    }
+    wires |= {read_text(controller / name / "transport") for name in children(controller) if name.startswith("nvme")}
     return "nvme-fabrics" if wires & {"tcp", "rdma", "fc", "loop"} else LOCAL
 
 
@@ -100,9 +96,7 @@ def _identify(disk: Path, attached_by: str) -> Hardware | None:
         return Hardware(names.lun_name("rbd", fsid, *(part or "" for part in image)), attached_by="rbd")
     if uid := names.usable_serial(read_text(device / "uid")):  # drivers/s390/block/dasd_devmap.c
         return Hardware(names.lun_name("dasd", uid), serial=uid)
-    if serial := names.usable_serial(
-        read_text(disk / "serial")
-    ):  # drivers/block/virtio_blk.c, at most 20 bytes
+    if serial := names.usable_serial(read_text(disk / "serial")):  # drivers/block/virtio_blk.c, at most 20 bytes
         return Hardware(names.lun_name("virtio", serial), serial=serial)
     if serial := names.usable_serial(read_text(device / "serial")):  # e.g. drivers/mmc/core/mmc.c
         model = read_text(device / "model") or read_text(device / "name") or ""

@@ -57,9 +57,7 @@ class _Found:
 class Identities:
     """Resolver over one sysfs. Cheap to make; ``system`` may be replaced whenever it was computed anew."""
 
-    def __init__(
-        self, root: Path = Path("/"), *, node: str = "", system: Mapping[DevNum, str] | None = None
-    ) -> None:
+    def __init__(self, root: Path = Path("/"), *, node: str = "", system: Mapping[DevNum, str] | None = None) -> None:
         """``node`` is this node's name in the cluster, for disks without identity; default: the host name."""
         self.root = root
         self.node = node or sysfs.read_text(root / "proc/sys/kernel/hostname") or "unnamed"
@@ -162,17 +160,13 @@ class Identities:
         except sysfs.Unreadable as error:
             found = _Found(None, problem=str(error))
         else:
-            found = self._of_layer(
-                layer, [self._resolve(lower, memo, (*above, dev)) for lower in layer.below]
-            )
+            found = self._of_layer(layer, [self._resolve(lower, memo, (*above, dev)) for lower in layer.below])
         memo[dev] = found
         return found
 
     def _of_layer(self, layer: Layer, lower: list[_Found]) -> _Found:
         if layer.kind is Kind.UNKNOWN:
-            return _Found(
-                layer, problem=f"{layer.name} is a virtual device and the kernel does not say what is below"
-            )
+            return _Found(layer, problem=f"{layer.name} is a virtual device and the kernel does not say what is below")
         if layer.kind is Kind.DISK:
             disk = hardware.identify(layer.directory, self.node)
             resources = frozenset({ResourceId(disk.lun)}) if disk.lun else frozenset()
@@ -188,11 +182,8 @@ class Identities:
             resources,
             tuple(below),
             tuple(dict.fromkeys(serial for each in lower for serial in each.serials)) if same_lun else (),
-            tuple(dict.fromkeys(name for each in lower for name in each.also))
-            if layer.kind is Kind.MULTIPATH
-            else (),
-            _first([each.attached_by for each in lower if each.attached_by != hardware.LOCAL])
-            or hardware.LOCAL,
+            tuple(dict.fromkeys(name for each in lower for name in each.also)) if layer.kind is Kind.MULTIPATH else (),
+            _first([each.attached_by for each in lower if each.attached_by != hardware.LOCAL]) or hardware.LOCAL,
             _first([problem, *(each.problem for each in lower)]),
         )
 
@@ -205,13 +196,9 @@ def _combine(kind: Kind, number: int, uuid: str, lower: list[_Found]) -> tuple[f
     """The resources of a device over these, and a problem or ""."""
     below = frozenset(resource for each in lower for resource in each.resources)
     if kind is Kind.MULTIPATH and len(below) > 1:
-        return below, "the paths of one multipath map lead to different LUNs: " + ", ".join(
-            map(str, sorted(below))
-        )
+        return below, "the paths of one multipath map lead to different LUNs: " + ", ".join(map(str, sorted(below)))
     if kind in (Kind.PARTITION, Kind.PIECE):
-        whole = all(
-            each.layer is not None and each.layer.kind in (Kind.DISK, Kind.MULTIPATH) for each in lower
-        )
+        whole = all(each.layer is not None and each.layer.kind in (Kind.DISK, Kind.MULTIPATH) for each in lower)
         return (_inside(below, f"p{number}") if whole else below), ""
     if kind is Kind.LV and (volume := names.lvm_uuid(uuid)) is not None:
         if any(_is_pool(each) for each in lower):

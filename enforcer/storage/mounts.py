@@ -61,9 +61,7 @@ def parse(data: bytes) -> tuple[Mount, ...]:
         except ValueError:
             continue
         options = rest[2] if len(rest) > 2 else b""
-        found.append(
-            Mount(number, dev, unescape(fields[4]), escape(unescape(rest[0])), unescape(rest[1]), options)
-        )
+        found.append(Mount(number, dev, unescape(fields[4]), escape(unescape(rest[0])), unescape(rest[1]), options))
     return tuple(found)
 
 
@@ -83,11 +81,7 @@ def covering(mounts: tuple[Mount, ...], path: bytes, dev: DevNum | None = None) 
     best: Mount | None = None
     for mount in mounts:
         inside = path == mount.target or path.startswith(mount.target.rstrip(b"/") + b"/")
-        if (
-            inside
-            and (dev is None or mount.dev == dev)
-            and (best is None or len(mount.target) >= len(best.target))
-        ):
+        if inside and (dev is None or mount.dev == dev) and (best is None or len(mount.target) >= len(best.target)):
             best = mount
     return best
 

@@ -46,9 +46,7 @@ def read_bytes(path: Path, limit: int = LIMIT) -> bytes | None:
     except OSError as error:
         if error.errno in _MISSING:
             return None
-        raise Unreadable(
-            f"cannot read {escape(os.fsencode(path))}: {os.strerror(error.errno or 0)}"
-        ) from error
+        raise Unreadable(f"cannot read {escape(os.fsencode(path))}: {os.strerror(error.errno or 0)}") from error
     if len(data) > limit:
         raise Unreadable(f"{escape(os.fsencode(path))} is longer than {limit} bytes")
     return data
@@ -89,9 +87,7 @@ def read_dev(directory: Path) -> DevNum | None:
     try:
         return DevNum.parse(text)
     except ValueError as error:
-        raise Unreadable(
-            f"{escape(os.fsencode(directory))}/dev is no device number: {text[:40]!r}"
-        ) from error
+        raise Unreadable(f"{escape(os.fsencode(directory))}/dev is no device number: {text[:40]!r}") from error
 
 
 def read_uevent(directory: Path) -> Mapping[str, str]:
@@ -115,9 +111,7 @@ def children(directory: Path) -> tuple[str, ...]:
     except OSError as error:
         if error.errno in _MISSING:
             return ()
-        raise Unreadable(
-            f"cannot list {escape(os.fsencode(directory))}: {os.strerror(error.errno or 0)}"
-        ) from error
+        raise Unreadable(f"cannot list {escape(os.fsencode(directory))}: {os.strerror(error.errno or 0)}") from error
 
 
 def device_dir(root: Path, dev: DevNum) -> Path | None:
@@ -128,9 +122,7 @@ def device_dir(root: Path, dev: DevNum) -> Path | None:
     except OSError as error:
         if error.errno in _MISSING:
             return None
-        raise Unreadable(
-            f"cannot follow {escape(os.fsencode(link))}: {os.strerror(error.errno or 0)}"
-        ) from error
+        raise Unreadable(f"cannot follow {escape(os.fsencode(link))}: {os.strerror(error.errno or 0)}") from error
     return target
 
 
@@ -154,9 +146,7 @@ def linked_devices(directory: Path) -> tuple[tuple[str, DevNum], ...]:
     for name in children(directory):
         dev = read_dev(directory / name)
         if dev is None:
-            raise Unreadable(
-                f"{escape(os.fsencode(name))} in {directory.parent.name}/{directory.name} went away"
-            )
+            raise Unreadable(f"{escape(os.fsencode(name))} in {directory.parent.name}/{directory.name} went away")
         found.append((name, dev))
     return tuple(found)
 

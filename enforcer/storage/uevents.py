@@ -81,9 +81,7 @@ class UeventSocket:
         """Bind to the kernel's group, or take a socket that is bound already. Raises OSError."""
         self._rescan = False
         if sock is None:
-            sock = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_KOBJECT_UEVENT
-            )
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_KOBJECT_UEVENT)
             try:
                 try:
                     sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)

@@ -132,9 +132,7 @@ def probe_exclusive(dev: DevNum, *, root: Path = Path("/"), scratch: Path | None
 
 def _processes(root: Path) -> list[Path]:
     try:
-        found = [
-            entry for entry in (root / "proc").iterdir() if entry.name.isascii() and entry.name.isdigit()
-        ]
+        found = [entry for entry in (root / "proc").iterdir() if entry.name.isascii() and entry.name.isdigit()]
     except OSError:
         return []
     return sorted(found, key=lambda entry: int(entry.name))
@@ -162,9 +160,7 @@ def _mounts_by_namespace(processes: list[Path]) -> dict[str, tuple[mounts.Mount,
 def _holders(root: Path, dev: DevNum) -> tuple[str, ...]:
     try:
         directory = device_dir(root, dev)
-        return (
-            tuple(name for name, _ in linked_devices(directory / "holders")) if directory is not None else ()
-        )
+        return tuple(name for name, _ in linked_devices(directory / "holders")) if directory is not None else ()
     except Unreadable:
         return ()
 
@@ -191,9 +187,7 @@ def _written_by(process: Path, table: tuple[mounts.Mount, ...]) -> set[DevNum]:
     for name in entries:
         try:
             fields = dict(
-                line.split(b":", 1)
-                for line in (process / "fdinfo" / name).read_bytes().splitlines()
-                if b":" in line
+                line.split(b":", 1) for line in (process / "fdinfo" / name).read_bytes().splitlines() if b":" in line
             )
             flags, mount_id = int(fields[b"flags"], 8), int(fields.get(b"mnt_id", b"-1"))
             if flags & os.O_ACCMODE == os.O_RDONLY or mount_id in remote:

@@ -47,8 +47,14 @@ class Asks:
     ``dropped(intent)`` tells of a caller that gave up."""
 
     def __init__(
-        self, tables: Tables, judge: Judge, policy: Callable[[], Policy], answer: Callable[[int, bytes], None],
-        noticed: Callable[[int], object], done: Callable[[Intent, Verdict, int, object], None], dropped: Callable[[int], None],
+        self,
+        tables: Tables,
+        judge: Judge,
+        policy: Callable[[], Policy],
+        answer: Callable[[int, bytes], None],
+        noticed: Callable[[int], object],
+        done: Callable[[Intent, Verdict, int, object], None],
+        dropped: Callable[[int], None],
     ) -> None:
         self._tables, self._judge, self._policy = tables, judge, policy
         self._answer, self._noticed, self._done, self._dropped = answer, noticed, done, dropped
@@ -123,9 +129,17 @@ class Asks:
             raise
         except Exception:
             log.exception("event %d: no verdict could be reached; refused", pending.intent.id)
-            verdict = Verdict(Effect.REFUSE, errno.EBUSY, Source.POLICY, "an internal error, see the journal", generation=policy.generation)
+            verdict = Verdict(
+                Effect.REFUSE,
+                errno.EBUSY,
+                Source.POLICY,
+                "an internal error, see the journal",
+                generation=policy.generation,
+            )
         pending.intent, pending.verdict = intent, verdict
-        effect = {Effect.PERMIT: "permits", Effect.REFUSE: "refusals", Effect.WOULD_REFUSE: "would_refuse"}[verdict.effect]
+        effect = {Effect.PERMIT: "permits", Effect.REFUSE: "refusals", Effect.WOULD_REFUSE: "would_refuse"}[
+            verdict.effect
+        ]
         self.counts[effect] += 1
         if pending.left_ns and not callers.alive(pending.question.tid, pending.began):
             self._forget(pending, gone=True)
@@ -139,8 +153,12 @@ class Asks:
         self._done(pending.intent, verdict, pending.began, pending.extra)
         refused = verdict.effect is Effect.REFUSE
         dev = pending.intent.dev if pending.question.op is abi.Op.SB_MOUNT else None
-        reply = abi.Reply(nonce=pending.nonce, intent=pending.intent.id, verdict=-verdict.errno if refused else 0,
-                          dev=dev.to_kernel() if dev else 0)
+        reply = abi.Reply(
+            nonce=pending.nonce,
+            intent=pending.intent.id,
+            verdict=-verdict.errno if refused else 0,
+            dev=dev.to_kernel() if dev else 0,
+        )
         self._by_unique.pop(unique, None)
         self._pending.pop(pending.question.key, None)
         self._answer(unique, bytes(reply))
@@ -163,18 +181,31 @@ class Asks:
             return
         pending.left_ns = 0
         self._dropped(pending.intent.id)
-        verdict = pending.verdict or Verdict(Effect.REFUSE, errno.EINTR, Source.CALLER_GONE, "", generation=self._policy().generation)
+        verdict = pending.verdict or Verdict(
+            Effect.REFUSE, errno.EINTR, Source.CALLER_GONE, "", generation=self._policy().generation
+        )
         reason = "the caller was killed or gave up while it waited"
-        self._done(pending.intent, replace(verdict, effect=Effect.REFUSE, errno=errno.EINTR, source=Source.CALLER_GONE, reason=reason),
-                   pending.began, pending.extra)
+        self._done(
+            pending.intent,
+            replace(verdict, effect=Effect.REFUSE, errno=errno.EINTR, source=Source.CALLER_GONE, reason=reason),
+            pending.began,
+            pending.extra,
+        )
 
 
 def _at_deadline(policy: Policy, intent: Intent) -> Verdict:
     """The configured answer. Work goes on for a mount (EAGAIN: try again); elsewhere EAGAIN means other things."""
     seconds = policy.defaults.deadline_s
     number = errno.EAGAIN if intent.kind is UseKind.MOUNT else errno.EBUSY
-    return Verdict(Effect.REFUSE, number, Source.DEADLINE, f"no answer within {seconds:g} s", default="on_deadline",
-                   generation=policy.generation, remedy="enforcer status")
+    return Verdict(
+        Effect.REFUSE,
+        number,
+        Source.DEADLINE,
+        f"no answer within {seconds:g} s",
+        default="on_deadline",
+        generation=policy.generation,
+        remedy="enforcer status",
+    )
 
 
 def _stopped(tid: int) -> bool:

@@ -16,8 +16,19 @@ from enforcer.model.resource import UseKind
 
 _PROC = Path("/proc")
 # arch/x86/entry/syscalls/syscall_64.tbl
-SYSCALLS = {165: "mount", 167: "swapon", 431: "fsconfig", 2: "open", 257: "openat", 437: "openat2", 16: "ioctl", 425: "io_uring_setup",
-            426: "io_uring_enter", 85: "creat", 304: "open_by_handle_at"}
+SYSCALLS = {
+    165: "mount",
+    167: "swapon",
+    431: "fsconfig",
+    2: "open",
+    257: "openat",
+    437: "openat2",
+    16: "ioctl",
+    425: "io_uring_setup",
+    426: "io_uring_enter",
+    85: "creat",
+    304: "open_by_handle_at",
+}
 _UNIT = re.compile(r"([^/]+\.(?:service|scope|socket|mount|slice))(?:/|$)")
 
 
@@ -60,7 +71,14 @@ def describe(tid: int, tgid: int, uid: int, comm: bytes, *, mount_ns: int, sysca
         exe = ""
     cgroup = _cgroup(tid)
     return Caller(
-        pid=tgid, tid=tid, uid=uid, comm=from_bytes(comm), exe=exe, cgroup=cgroup, unit=unit_of(cgroup), mount_ns=mount_ns,
+        pid=tgid,
+        tid=tid,
+        uid=uid,
+        comm=from_bytes(comm),
+        exe=exe,
+        cgroup=cgroup,
+        unit=unit_of(cgroup),
+        mount_ns=mount_ns,
         syscall=syscall_name(syscall_nr),
     )
 

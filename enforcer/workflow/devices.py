@@ -65,11 +65,23 @@ class Devices:
     """Classifies devices and keeps the guard table equal to what is known of them."""
 
     def __init__(
-        self, tables: Tables, node: str, *, policy: Callable[[], Policy], keep: Iterable[str], deadline: bool,
+        self,
+        tables: Tables,
+        node: str,
+        *,
+        policy: Callable[[], Policy],
+        keep: Iterable[str],
+        deadline: bool,
         root: Path = Path("/"),
     ) -> None:
         """``keep``: paths of the daemon's own that must never be guarded; ``deadline``: leases hang on a session."""
-        self._tables, self._policy, self._keep, self._deadline, self._root = tables, policy, list(keep), deadline, root
+        self._tables, self._policy, self._keep, self._deadline, self._root = (
+            tables,
+            policy,
+            list(keep),
+            deadline,
+            root,
+        )
         self._identities = Identities(root, node=node)
         self._seen_by: Mapping[str, frozenset[str]] = {}
         self._grips: dict[ResourceId, Grip] = {}
@@ -143,22 +155,23 @@ class Devices:
     def counted_for(self, resource: ResourceId) -> list[DevNum]:
         """Devices whose uses keep the lease of ``resource``."""
         return [
-            dev for dev, known in self.known.items()
+            dev
+            for dev, known in self.known.items()
             if any(most_specific(self._grips, r) == resource for r in known.device.resources)
         ]
 
     def luns(self) -> frozenset[str]:
         """All LUNs that this node sees and that could be seen by another."""
-        return frozenset(
-            r.lun for k in self.known.values() if not k.device.system for r in k.device.resources
-        )
+        return frozenset(r.lun for k in self.known.values() if not k.device.system for r in k.device.resources)
 
     def entry(self, known: Known) -> abi.Guard:
         """The guard table's entry of a device as everything stands now."""
         guarding = known.guarding
         if not guarding.guarded:
             return abi.Guard(state=State.UNGUARDED, generation=self._policy().generation)
-        flags = (GuardFlag.AUDIT if guarding.audit else GuardFlag(0)) | (GuardFlag.DEADLINE if self._deadline else GuardFlag(0))
+        flags = (GuardFlag.AUDIT if guarding.audit else GuardFlag(0)) | (
+            GuardFlag.DEADLINE if self._deadline else GuardFlag(0)
+        )
         entry = abi.Guard(flags=flags, error=-(guarding.errno or 16), generation=self._policy().generation)
         wanted = known.device.resources
         held = [most_specific(self._grips, r) for r in wanted]

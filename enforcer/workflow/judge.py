@@ -56,33 +56,73 @@ class Question:
     def of(cls, raw: abi.Ask) -> Question:
         """Copy one element of the ``asks`` table. Raises ValueError for an op that this version does not know."""
         return cls(
-            abi.Op(raw.op), raw.intent, raw.tid, raw.tgid, raw.uid, raw.start_ns, raw.asked_ns,
-            DevNum.from_kernel(raw.dev) if raw.dev else None, raw.arg, raw.cmd, raw.syscall_nr, raw.mount_ns,
-            abi.AskFlag(raw.flags & 31), abi.c_text(raw.comm), abi.c_text(raw.fstype), abi.c_text(raw.source), abi.c_text(raw.target),
+            abi.Op(raw.op),
+            raw.intent,
+            raw.tid,
+            raw.tgid,
+            raw.uid,
+            raw.start_ns,
+            raw.asked_ns,
+            DevNum.from_kernel(raw.dev) if raw.dev else None,
+            raw.arg,
+            raw.cmd,
+            raw.syscall_nr,
+            raw.mount_ns,
+            abi.AskFlag(raw.flags & 31),
+            abi.c_text(raw.comm),
+            abi.c_text(raw.fstype),
+            abi.c_text(raw.source),
+            abi.c_text(raw.target),
         )
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for an ask and for the same system call restarted after a signal."""
-        return (self.tid, self.start_ns, self.op, self.dev, self.arg, self.cmd, self.fstype, self.source, self.target)
+        return (
+            self.tid,
+            self.start_ns,
+            self.op,
+            self.dev,
+            self.arg,
+            self.cmd,
+            self.fstype,
+            self.source,
+            self.target,
+        )
 
     def caller(self) -> Caller:
         """What /proc tells of the task that waits."""
-        return callers.describe(self.tid, self.tgid, self.uid, self.comm, mount_ns=self.mount_ns, syscall_nr=self.syscall_nr)
+        return callers.describe(
+            self.tid, self.tgid, self.uid, self.comm, mount_ns=self.mount_ns, syscall_nr=self.syscall_nr
+        )
 
 
 class Judge:
     """Reaches verdicts; holds no state of its own."""
 
-    def __init__(self, node: str, policy: Callable[[], Policy], devices: Devices, leases: Leases, store_name: str) -> None:
-        self._node, self._policy, self._devices, self._leases, self._store = node, policy, devices, leases, store_name
+    def __init__(
+        self, node: str, policy: Callable[[], Policy], devices: Devices, leases: Leases, store_name: str
+    ) -> None:
+        self._node, self._policy, self._devices, self._leases, self._store = (
+            node,
+            policy,
+            devices,
+            leases,
+            store_name,
+        )
 
     def intent_of(self, question: Question) -> Intent:
         """The ask in the model's words, not yet resolved."""
         return Intent(
-            id=question.intent, kind=callers.use_kind(question.op, question.syscall_nr), caller=question.caller(),
-            fstype=from_bytes(question.fstype), source=from_bytes(question.source), target=from_bytes(question.target),
-            read_only=abi.AskFlag.READ_ONLY in question.flags, dev=question.dev, asked_ns=question.asked_ns,
+            id=question.intent,
+            kind=callers.use_kind(question.op, question.syscall_nr),
+            caller=question.caller(),
+            fstype=from_bytes(question.fstype),
+            source=from_bytes(question.source),
+            target=from_bytes(question.target),
+            read_only=abi.AskFlag.READ_ONLY in question.flags,
+            dev=question.dev,
+            asked_ns=question.asked_ns,
         )
 
     async def judge(self, question: Question, intent: Intent, deadline_ns: int) -> tuple[Intent, Verdict]:
@@ -108,12 +148,24 @@ class Judge:
     def _decide(self, policy: Policy, intent: Intent, facts: Facts) -> Decision:
         decision = decide(policy, intent, facts)
         known = self._devices.known.get(intent.device.dev) if intent.device else None
-        if decision.action is Action.PASS and known is not None and known.guarding.guarded and intent.device is not None:
+        if (
+            decision.action is Action.PASS
+            and known is not None
+            and known.guarding.guarded
+            and intent.device is not None
+        ):
             # guarded, but this use or this caller is in no rule: a claim needs the lease all the same
             guarding = known.guarding
             mode = RuleMode.AUDIT if guarding.audit else RuleMode.ENFORCE
-            decision = replace(decision, action=Action.LEASE, mode=mode, rule=guarding.rule, default=guarding.default,
-                               errno=guarding.errno or errno.EBUSY, reason=guarding.reason)
+            decision = replace(
+                decision,
+                action=Action.LEASE,
+                mode=mode,
+                rule=guarding.rule,
+                default=guarding.default,
+                errno=guarding.errno or errno.EBUSY,
+                reason=guarding.reason,
+            )
         return decision
 
     async def _resolve(self, question: Question, intent: Intent) -> tuple[Intent, str]:
@@ -154,24 +206,41 @@ class Judge:
         kinds = {target.type for target in table.targets}
         aliases = tuple(dict.fromkeys(alias for k in known if k is not None for alias in k.device.aliases))
         device = Device(
-            dev=lower[0] if lower else DevNum(0, 0), name=table.name or "dm",
-            resources=resources, aliases=aliases, below=tuple(lower), system=system, problem=problem,
+            dev=lower[0] if lower else DevNum(0, 0),
+            name=table.name or "dm",
+            resources=resources,
+            aliases=aliases,
+            below=tuple(lower),
+            system=system,
+            problem=problem,
         )
         fstype = kinds.pop() if len(kinds) == 1 else "dm"
-        return replace(intent, fstype=fstype, dev=device.dev, device=device,
-                       source=", ".join(k.device.name for k in known if k is not None)), problem
+        return replace(
+            intent,
+            fstype=fstype,
+            dev=device.dev,
+            device=device,
+            source=", ".join(k.device.name for k in known if k is not None),
+        ), problem
 
     async def _lease(self, decision: Decision, intent: Intent, deadline_ns: int, stages: dict[str, int]) -> Verdict:
         device = intent.device
         if device is None or device.problem or not device.resources:
             why = device.problem if device and device.problem else "what it touches could not be resolved"
             return self._refusal(decision, intent, Source.POLICY, why, stages)
-        facts = {"fstype": intent.fstype, "target": intent.target, "comm": intent.caller.comm, "kind": str(intent.kind)}
+        facts = {
+            "fstype": intent.fstype,
+            "target": intent.target,
+            "comm": intent.caller.comm,
+            "kind": str(intent.kind),
+        }
         wait_until_ns = min(deadline_ns, boot_ns() + int(decision.wait_s * 1e9))
         while True:
             budget_s = max(0.1, (deadline_ns - boot_ns()) / 1e9 - 0.5)
             try:
-                outcome = await self._leases.acquire(device, intent.id, {k: v for k, v in facts.items() if v}, budget_s=budget_s)
+                outcome = await self._leases.acquire(
+                    device, intent.id, {k: v for k, v in facts.items() if v}, budget_s=budget_s
+                )
             except EnforcerError as error:
                 outcome = Denied(Standing.UNKNOWN, str(error), remedy=error.hint)
             if not isinstance(outcome, Denied):
@@ -183,21 +252,44 @@ class Judge:
         verdict = self._refusal(decision, intent, Source.STORE, outcome.reason, stages, outcome)
         return replace(verdict, blocking=outcome.blocking, remedy=outcome.remedy)
 
-    def _refusal(self, decision: Decision, intent: Intent, source: Source, reason: str, stages: dict[str, int],
-                 denied: Denied | None = None) -> Verdict:
+    def _refusal(
+        self,
+        decision: Decision,
+        intent: Intent,
+        source: Source,
+        reason: str,
+        stages: dict[str, int],
+        denied: Denied | None = None,
+    ) -> Verdict:
         if decision.message and denied is not None and denied.blocking:
             first = denied.blocking[0].lease
-            reason = message.render(decision.message, {
-                "device": intent.device.name if intent.device else intent.source, "holder": first.holder.node, "since": first.since,
-                "fstype": intent.fstype, "target": intent.target, "node": self._node,
-            })
+            reason = message.render(
+                decision.message,
+                {
+                    "device": intent.device.name if intent.device else intent.source,
+                    "holder": first.holder.node,
+                    "since": first.since,
+                    "fstype": intent.fstype,
+                    "target": intent.target,
+                    "node": self._node,
+                },
+            )
         effect = Effect.WOULD_REFUSE if decision.mode is RuleMode.AUDIT else Effect.REFUSE
         return replace(self._verdict(decision, effect, source, reason, stages), errno=decision.errno or errno.EBUSY)
 
-    def _verdict(self, decision: Decision, effect: Effect, source: Source, reason: str, stages: dict[str, int]) -> Verdict:
+    def _verdict(
+        self, decision: Decision, effect: Effect, source: Source, reason: str, stages: dict[str, int]
+    ) -> Verdict:
         return Verdict(
-            effect=effect, errno=0, source=source, reason=reason, rule=decision.rule, default=decision.default,
-            generation=decision.generation, store=self._store, stages_ns=stages,
+            effect=effect,
+            errno=0,
+            source=source,
+            reason=reason,
+            rule=decision.rule,
+            default=decision.default,
+            generation=decision.generation,
+            store=self._store,
+            stages_ns=stages,
         )
 
 

@@ -42,10 +42,22 @@ class Leases:
     """What this node holds. All methods run on the daemon's loop; those of one LUN wait for each other."""
 
     def __init__(
-        self, store: LeaseStore, devices: Devices, tables: Tables, *, deadline_ns: Callable[[], int | None], scratch: Path
+        self,
+        store: LeaseStore,
+        devices: Devices,
+        tables: Tables,
+        *,
+        deadline_ns: Callable[[], int | None],
+        scratch: Path,
     ) -> None:
         """``deadline_ns()``: boot clock until which the node's session is live, None for a store without sessions."""
-        self._store, self._devices, self._tables, self._deadline_ns, self._scratch = store, devices, tables, deadline_ns, scratch
+        self._store, self._devices, self._tables, self._deadline_ns, self._scratch = (
+            store,
+            devices,
+            tables,
+            deadline_ns,
+            scratch,
+        )
         self._held: dict[ResourceId, _Held] = {}
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -59,7 +71,9 @@ class Leases:
         """Something may have ended: look soon whether a lease can go."""
         self._wake.set()
 
-    async def acquire(self, device: Device, intent: int, facts: Mapping[str, str], *, budget_s: float) -> Granted | Denied:
+    async def acquire(
+        self, device: Device, intent: int, facts: Mapping[str, str], *, budget_s: float
+    ) -> Granted | Denied:
         """Take all that a use of ``device`` touches, or nothing, within ``budget_s`` seconds.
 
         A grant also is a permit for ``intent``: the lease stays until its use has begun and ended, or until
@@ -70,9 +84,13 @@ class Leases:
             mine = [most_specific(self._held, r) for r in wanted]
             if wanted and all(h is not None and self._held[h].hold is Hold.LIVE for h in mine) and self._session_live():
                 held = [self._held[h] for h in mine if h is not None]
-                outcome: Granted | Denied = Granted(max(h.lease.token for h in held), tuple(h.lease for h in held), False)
+                outcome: Granted | Denied = Granted(
+                    max(h.lease.token for h in held), tuple(h.lease for h in held), False
+                )
             else:
-                outcome = await self._store.acquire(frozenset(Claim(r, Mode.EX) for r in wanted), facts, budget_s=budget_s)
+                outcome = await self._store.acquire(
+                    frozenset(Claim(r, Mode.EX) for r in wanted), facts, budget_s=budget_s
+                )
             if isinstance(outcome, Denied):
                 self._learn(outcome)
                 return outcome
@@ -97,8 +115,10 @@ class Leases:
 
         Returns sentences for the audit log. Raises StoreUnavailable, LeaseLost.
         """
-        told = [f"{lease.resource} was held by an earlier boot of this node and is released"
-                for lease in await self._store.forget_old_boots()]
+        told = [
+            f"{lease.resource} was held by an earlier boot of this node and is released"
+            for lease in await self._store.forget_old_boots()
+        ]
         for lease in await self._store.adopt():
             known = self._held.get(lease.resource)
             if known is None:
@@ -122,7 +142,9 @@ class Leases:
         """Learn what others hold, for the guard table and for ``who``. Raises StoreUnavailable."""
         everything = await self._store.leases()
         mine = {held.lease.token for held in self._held.values()}
-        self._elsewhere = {h.lease.resource: h for h in everything if h.lease.token not in mine and h.lease.resource not in self._held}
+        self._elsewhere = {
+            h.lease.resource: h for h in everything if h.lease.token not in mine and h.lease.resource not in self._held
+        }
         self._publish()
         return everything
 

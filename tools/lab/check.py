@@ -70,9 +70,7 @@ def check_guest(node: Node, disk: SharedDisk) -> None:
     claim("hostname", node.run("hostname").out.strip() == node.name)
     claim("the BPF LSM is on", "bpf" in node.run("cat /sys/kernel/security/lsm").out.split(","))
     claim("cgroup2", "cgroup2" in node.run("stat -fc %T /sys/fs/cgroup").out)
-    claim(
-        "BTF", node.py("result = open('/sys/kernel/btf/vmlinux', 'rb').read(2)[:2].hex()") in ("9feb", "eb9f")
-    )
+    claim("BTF", node.py("result = open('/sys/kernel/btf/vmlinux', 'rb').read(2)[:2].hex()") in ("9feb", "eb9f"))
     claim("the disk is there, by its hardware name", node.device(disk) == "/dev/sda")
     for module in MODULES:
         claim(f"modprobe {module}", node.run(f"modprobe {module}", 120).ok)
@@ -113,9 +111,7 @@ def check_shared(one: Node, two: Node, disk: SharedDisk) -> None:
     kinds = {request.kind for request in disk.writes_of(one, since=mark)}
     claim(f"kinds of request: {' '.join(sorted(kinds))}", "write" in kinds)
     before = disk.sha256()
-    two.run(
-        "mkdir -p /run/m && mount -o ro,noload /dev/sda /run/m && cat /run/m/f && umount /run/m", check=True
-    )
+    two.run("mkdir -p /run/m && mount -o ro,noload /dev/sda /run/m && cat /run/m/f && umount /run/m", check=True)
     claim("a read-only mount changes nothing", disk.sha256() == before)
 
 
@@ -127,9 +123,7 @@ def check_etcd(node: Node, port: int) -> None:
     claim("a cut link times out", node.py(FETCH, limit=2).startswith("failed: "))
     node.link(True)
     claim("a healed link answers", "etcdserver" in node.py(FETCH, limit=10))
-    claim(
-        "nothing else answers, not even the host's own ports", node.py(REFUSED, host="10.0.77.2", port=port)
-    )
+    claim("nothing else answers, not even the host's own ports", node.py(REFUSED, host="10.0.77.2", port=port))
 
 
 def check_power(node: Node) -> None:
@@ -161,9 +155,7 @@ def main(series: list[str]) -> int:
         disk = SharedDisk("lun1", size_bytes=512 << 20)
         with Lab(name, nodes=2, disks=[disk]) as lab:
             one, two = lab.nodes
-            print(
-                f"{name}: {lab.kernel.version}, two nodes after {time.monotonic() - began:.1f} s", flush=True
-            )
+            print(f"{name}: {lab.kernel.version}, two nodes after {time.monotonic() - began:.1f} s", flush=True)
             check_guest(one, disk)
             check_shared(one, two, disk)
             assert lab.etcd is not None

@@ -57,8 +57,17 @@ class Cluster:
     """A lab whose nodes enforce. ``store``: etcd or sqlite."""
 
     def __init__(
-        self, kernel: str = "6.12", *, nodes: int = 2, store: str = "etcd", policy: str = POLICY, disks: Sequence[SharedDisk] = (),
-        size_bytes: int = 512 << 20, ttl_s: int = 20, verbose: bool = True, workdir: Path | None = None,
+        self,
+        kernel: str = "6.12",
+        *,
+        nodes: int = 2,
+        store: str = "etcd",
+        policy: str = POLICY,
+        disks: Sequence[SharedDisk] = (),
+        size_bytes: int = 512 << 20,
+        ttl_s: int = 20,
+        verbose: bool = True,
+        workdir: Path | None = None,
     ) -> None:
         self.store, self.policy, self.ttl_s = store, policy, ttl_s
         self.disk = SharedDisk("lun", size_bytes, wwn=WWN, serial="LUN1")
@@ -78,17 +87,27 @@ class Cluster:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.lab.__exit__(kind, error, trace)
 
     def configure(self, node: Node) -> None:
         """Write settings, policy and start scripts of one node."""
         endpoints = 'endpoints = ["http://10.0.77.100:2379"]' if self.store == "etcd" else ""
         name = node.name.replace("node", "node-")
-        node.put("/etc/enforcer/enforcer.toml", SETTINGS.format(name=name, kind=self.store, endpoints=endpoints, ttl_s=self.ttl_s), 0o644)
+        node.put(
+            "/etc/enforcer/enforcer.toml",
+            SETTINGS.format(name=name, kind=self.store, endpoints=endpoints, ttl_s=self.ttl_s),
+            0o644,
+        )
         node.put("/run/policy.d/10-san.toml", self.policy, 0o644)
         for program, module in (("enforcerd", "enforcer.daemon.main"), ("keeper", "enforcer.keeper.main")):
-            node.put(f"/run/start-{program}", f"cd {CHECKOUT}; exec {sys.executable} -m {module} >>/run/{program}.log 2>&1 </dev/null\n", 0o755)
+            node.put(
+                f"/run/start-{program}",
+                f"cd {CHECKOUT}; exec {sys.executable} -m {module} >>/run/{program}.log 2>&1 </dev/null\n",
+                0o755,
+            )
         node.run("modprobe -a ext4 xfs loop dm_mod fuse 2>/dev/null; mkdir -p /run/m", check=True)
 
     def start(self, node: Node) -> None:
@@ -101,7 +120,7 @@ class Cluster:
         """Start enforcerd alone; returns at once."""
         return node.spawn("exec /bin/bash /run/start-enforcerd")
 
-    def ready(self, node: Node, timeout_s: float = 90) -> float:
+    def ready(self, node: Node, timeout_s: float = 40) -> float:
         """Wait until the daemon answers and its store is reached; seconds waited. Raises CommandFailed."""
         began = time.monotonic()
         while time.monotonic() - began < timeout_s:
@@ -109,7 +128,7 @@ class Cluster:
             if status and status.get("enforcing") and status["store"]["reachable"]:
                 return time.monotonic() - began
             time.sleep(0.3)
-        log = node.run("tail -30 /run/enforcerd.log /run/keeper.log 2>&1").out
+        log = node.run("for f in /run/enforcerd.log /run/keeper.log; do echo == $f; tail -n 30 $f; done 2>&1").out
         raise CommandFailed(f"{node.name}: enforcerd is not ready after {timeout_s:.0f} s\n{log}")
 
     def ask(self, node: Node, verb: str, **fields: object) -> dict[str, Any]:

@@ -133,9 +133,7 @@ class SharedDisk:
         end = time.monotonic() + 10
         while not self._answers():
             if self._server.poll() is not None or time.monotonic() > end:
-                raise DiskError(
-                    f"nbdkit does not serve {self.name}: {process.tail(self._path('nbdkit.log'))}"
-                )
+                raise DiskError(f"nbdkit does not serve {self.name}: {process.tail(self._path('nbdkit.log'))}")
             time.sleep(0.02)
 
     def _answers(self) -> bool:

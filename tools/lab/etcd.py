@@ -78,9 +78,7 @@ class EtcdServer:
         end = time.monotonic() + wait_s
         for member in self.members:
             while not self._healthy(member):
-                if time.monotonic() > end or (
-                    member.process is not None and member.process.poll() is not None
-                ):
+                if time.monotonic() > end or (member.process is not None and member.process.poll() is not None):
                     raise EtcdError(f"{member.name} does not answer: {process.tail(self._log(member))}")
                 time.sleep(0.05)
 

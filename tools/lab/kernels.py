@@ -173,10 +173,7 @@ class _Apt:
 
 def extract_elf(image: bytes) -> bytes:
     """The ELF image inside a bzImage (Documentation/arch/x86/boot.rst: payload_offset, payload_length)."""
-    if (
-        image[0x202:0x206] != struct.pack("<I", struct.unpack_from("<I", image, 0x202)[0])
-        or image[:2] != b"MZ"
-    ):
+    if image[0x202:0x206] != struct.pack("<I", struct.unpack_from("<I", image, 0x202)[0]) or image[:2] != b"MZ":
         raise KernelError("not a bzImage")
     start = ((image[0x1F1] or 4) + 1) * 512
     offset, length = struct.unpack_from("<II", image, 0x248)
@@ -276,9 +273,7 @@ def newest(series: str, *, refresh: bool = False) -> Kernel:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.lab.kernels", description="Fetch a kernel for the lab."
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.lab.kernels", description="Fetch a kernel for the lab.")
     parser.add_argument("series", help="6.12, 6.18, newest")
     parser.add_argument("--refresh", action="store_true", help="ask the mirror even if the cache has one")
     arguments = parser.parse_args()

@@ -90,9 +90,7 @@ class _Tables:
             self._day = day
 
 
-def _batches(
-    records: Iterable[Record], day_of: Callable[[Record], str]
-) -> Iterator[tuple[str, list[Record]]]:
+def _batches(records: Iterable[Record], day_of: Callable[[Record], str]) -> Iterator[tuple[str, list[Record]]]:
     batch: list[Record] = []
     day = ""
     for record in records:

@@ -26,10 +26,7 @@ def run(options: Namespace, output: Output) -> int:
     found = list(check())
     ok = all(item.ok for item in found)
     if options.json:
-        items = [
-            {"name": item.name, "ok": item.ok, "sentence": item.sentence, "remedy": item.remedy}
-            for item in found
-        ]
+        items = [{"name": item.name, "ok": item.ok, "sentence": item.sentence, "remedy": item.remedy} for item in found]
         output.json({"schema": 1, "ok": ok, "prerequisites": items})
     else:
         from enforcer.cli import render

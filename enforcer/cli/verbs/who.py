@@ -54,9 +54,7 @@ def select(data: Mapping[str, object], name: str) -> dict[str, object]:
     ]
     luns = {resource.lun for resource in resources}
     nodes = [
-        node
-        for node in mappings(data, "nodes")
-        if text(node, "node") == name or luns.intersection(texts(node, "luns"))
+        node for node in mappings(data, "nodes") if text(node, "node") == name or luns.intersection(texts(node, "luns"))
     ]
     said = [line for line in texts(data, "disagreements") if any(lun in line for lun in luns if lun)]
     return {"leases": leases, "devices": devices, "nodes": nodes, "disagreements": said}

@@ -20,15 +20,11 @@ OTHER_BOOT = "9f8e7d6c-0000-4000-8000-00000000beef"
 LUN = ResourceId("wwn-0x5000c500aa", ("p1",))
 
 
-def intent(
-    number: int = 17, *, name: str = "sdb1", kind: UseKind = UseKind.MOUNT, **changes: object
-) -> Intent:
+def intent(number: int = 17, *, name: str = "sdb1", kind: UseKind = UseKind.MOUNT, **changes: object) -> Intent:
     fields: dict[str, object] = {
         "id": number,
         "kind": kind,
-        "caller": Caller(
-            4711, 4711, 0, "mount", "/usr/bin/mount", "", "/system.slice/ssh.service", "ssh.service"
-        ),
+        "caller": Caller(4711, 4711, 0, "mount", "/usr/bin/mount", "", "/system.slice/ssh.service", "ssh.service"),
         "fstype": "ext4",
         "source": f"/dev/{name}",
         "target": "/srv/db",
@@ -64,9 +60,7 @@ GUARD_ONLY = Verdict(
 WOULD_REFUSE = Verdict(
     Effect.WOULD_REFUSE, 0, Source.STORE, "held by node-1", "trial", "", 7, "etcd", 0, (held(),), "", STAGES
 )
-PERMITTED = Verdict(
-    Effect.PERMIT, 0, Source.STORE, "the lease is ours", "san", "", 7, "etcd", 42, (), "", STAGES
-)
+PERMITTED = Verdict(Effect.PERMIT, 0, Source.STORE, "the lease is ours", "san", "", 7, "etcd", 42, (), "", STAGES)
 ALL = (REFUSED, STRANDED, GUARD_ONLY, WOULD_REFUSE, PERMITTED)
 
 

@@ -159,9 +159,7 @@ def test_nothing_can_be_changed_under_cover_of_a_damaged_line(path: Path) -> Non
     assert found.first_break is not None and found.first_break.line == 3
 
 
-def test_a_full_disk_leaves_a_gap_record_and_the_verdicts_path_never_notices(
-    path: Path, disk: FakeDisk
-) -> None:
+def test_a_full_disk_leaves_a_gap_record_and_the_verdicts_path_never_notices(path: Path, disk: FakeDisk) -> None:
     log = AuditLog(path, ORIGIN)
     log.submit(record(REFUSED, intent(1)))
     wait_for(lambda: log.counters()["written"] == 1)
@@ -216,9 +214,7 @@ def test_a_full_queue_loses_records_and_says_how_many(path: Path, disk: FakeDisk
     assert checked(path).ok
 
 
-def test_a_log_that_cannot_be_opened_raises_nothing_and_catches_up_later(
-    tmp_path: Path, disk: FakeDisk
-) -> None:
+def test_a_log_that_cannot_be_opened_raises_nothing_and_catches_up_later(tmp_path: Path, disk: FakeDisk) -> None:
     path = tmp_path / "later" / "audit.jsonl"
     log = AuditLog(path, ORIGIN)
     log.submit(record(REFUSED))

@@ -46,9 +46,7 @@ def test_the_caller_reads_who_has_it_and_what_to_type() -> None:
         "Event E-1a2b3c-17: enforcer explain E-1a2b3c-17"
     )
     assert "silent but not proven dead; not mounted (EBUSY)" in tell.line(view(STRANDED), UTC)
-    assert "/dev/sdb1: the kernel's table holds no live lease; not mounted (EPERM)" in tell.line(
-        view(GUARD_ONLY)
-    )
+    assert "/dev/sdb1: the kernel's table holds no live lease; not mounted (EPERM)" in tell.line(view(GUARD_ONLY))
 
 
 @given(hostile)

@@ -73,9 +73,7 @@ def test_a_damaged_line_is_no_record_and_no_error(line: bytes) -> None:
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x\x1b", "9"]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["node", "pid", "\n"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["node", "pid", "\n"]), inner),
     max_leaves=8,
 )
 

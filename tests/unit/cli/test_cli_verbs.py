@@ -69,9 +69,7 @@ def log(tmp_path: Path) -> Path:
 def policy(tmp_path: Path) -> Path:
     directory = tmp_path / "policy.d"
     directory.mkdir()
-    (directory / "50-site.toml").write_text(
-        '[[rule]]\nid = "san"\non = ["mount"]\nmatch = { device = ["wwn-*"] }\n'
-    )
+    (directory / "50-site.toml").write_text('[[rule]]\nid = "san"\non = ["mount"]\nmatch = { device = ["wwn-*"] }\n')
     return directory
 
 
@@ -179,12 +177,8 @@ def test_who_status_and_fence_ask_the_daemon(daemon: Daemon, capsys: pytest.Capt
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", ["/dev/sdb1", "sdb1", "vg:data", "wwn-0x5000c500aa", "wwn-0x5000c500aa/p1", "8:17"]
-)
-def test_who_finds_a_device_by_any_of_its_names(
-    daemon: Daemon, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("name", ["/dev/sdb1", "sdb1", "vg:data", "wwn-0x5000c500aa", "wwn-0x5000c500aa/p1", "8:17"])
+def test_who_finds_a_device_by_any_of_its_names(daemon: Daemon, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.replies = {"who": WHO}
     assert main(["who", name, "--json", "--socket", str(daemon.path)]) == 0
     found = json.loads(printed(capsys))
@@ -193,9 +187,7 @@ def test_who_finds_a_device_by_any_of_its_names(
     assert [node["node"] for node in found["nodes"]] == ["node-1"]
 
 
-def test_a_forgotten_boot_id_is_shown_but_never_guessed(
-    daemon: Daemon, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_forgotten_boot_id_is_shown_but_never_guessed(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.replies = {"who": WHO}
     assert main(["fence", "--socket", str(daemon.path), "confirm", "node-1"]) == Exit.USAGE
     assert f"hint: enforcer fence confirm node-1 --boot-id {OTHER_BOOT}" in capsys.readouterr().err
@@ -232,9 +224,7 @@ def test_policy_test_tells_what_came_out_otherwise(
     assert json.loads(printed(capsys))["cases"][0]["passed"] is False
 
 
-def test_policy_shows_rules_in_order_and_one_in_full(
-    policy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_policy_shows_rules_in_order_and_one_in_full(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "show", "--dir", str(policy)]) == 0
     text = printed(capsys)
     assert "san" in text and "device=wwn-*" in text and "50-site.toml:1" in text
@@ -290,13 +280,10 @@ def test_the_json_of_every_verb_is_one_valid_object(
         assert json.loads(text)["schema"] == 1, command
 
 
-def test_no_daemon_is_one_sentence_one_hint_and_exit_7(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_daemon_is_one_sentence_one_hint_and_exit_7(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--socket", str(tmp_path / "none")]) == Exit.NOT_RUNNING
     assert capsys.readouterr().err == (
-        f"enforcer: enforcerd is not running: nobody listens at {tmp_path}/none\n"
-        "  hint: systemctl start enforcerd\n"
+        f"enforcer: enforcerd is not running: nobody listens at {tmp_path}/none\n  hint: systemctl start enforcerd\n"
     )
 
 

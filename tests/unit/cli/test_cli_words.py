@@ -96,9 +96,7 @@ def test_a_permit_names_its_token_and_needs_no_next_step() -> None:
 
 
 def test_the_remedy_of_the_daemon_goes_before_our_own() -> None:
-    assert told(dataclasses.replace(STRANDED, remedy="enforcer fence ...")).next_steps == (
-        "enforcer fence ...",
-    )
+    assert told(dataclasses.replace(STRANDED, remedy="enforcer fence ...")).next_steps == ("enforcer fence ...",)
 
 
 @pytest.mark.parametrize("source", list(Source))

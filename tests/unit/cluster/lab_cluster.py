@@ -128,14 +128,10 @@ class Cluster:
     multi_attached: frozenset[str] = frozenset()
     cluster: str = field(default_factory=lambda: f"test/{uuid.uuid4().hex}")
 
-    async def boot(
-        self, name: str, *, boot: str = "", session: str = "s1", client: EtcdClient | None = None
-    ) -> Node:
+    async def boot(self, name: str, *, boot: str = "", session: str = "s1", client: EtcdClient | None = None) -> Node:
         holder = Holder(name, boot or f"boot-of-{name}", session)
         if self.kind == "sqlite":
-            node = Node(
-                holder, SqliteStore(holder, Path(self.where), multi_attached=self.multi_attached.__contains__)
-            )
+            node = Node(holder, SqliteStore(holder, Path(self.where), multi_attached=self.multi_attached.__contains__))
         else:
             client = client or EtcdClient([str(self.where)])
             live = EtcdSession(client, self.cluster, holder, ttl_s=self.ttl_s)

@@ -28,9 +28,7 @@ witnesses = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(steps, st.data())
-def test_whatever_the_order_incompatible_holders_never_hold_together(
-    steps: list, data: st.DataObject
-) -> None:
+def test_whatever_the_order_incompatible_holders_never_hold_together(steps: list, data: st.DataObject) -> None:
     store: dict[tuple[ResourceId, str], Lease] = {}
     for token, (me, claims, release) in enumerate(steps, 1):
         if release:
@@ -74,12 +72,8 @@ def test_what_is_known_of_a_holder() -> None:
     assert Witness({"n": new}).liveness(old) is Liveness.REBOOTED
     assert Witness({}, {("n", "boot-1")}).liveness(old) is Liveness.FENCED
     assert Witness({}, {("n", "boot-1")}).liveness(new) is Liveness.STRANDED, "a fact is about one boot"
-    assert Witness({"n": old}, {("n", "boot-1")}).liveness(old) is Liveness.LIVE, (
-        "nobody takes from the living"
-    )
-    assert Witness({"n": Holder("n", "boot-1", "s2")}).liveness(old) is Liveness.LIVE, (
-        "one boot is one kernel"
-    )
+    assert Witness({"n": old}, {("n", "boot-1")}).liveness(old) is Liveness.LIVE, "nobody takes from the living"
+    assert Witness({"n": Holder("n", "boot-1", "s2")}).liveness(old) is Liveness.LIVE, "one boot is one kernel"
 
 
 def test_a_refusal_names_the_holder_and_the_command_that_helps() -> None:

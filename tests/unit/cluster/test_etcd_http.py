@@ -22,9 +22,7 @@ from enforcer.model.lease import Claim, Denied, Holder
 from enforcer.model.resource import ResourceId
 
 
-def talk(
-    answer: bytes, speak: Callable[[EtcdClient], Awaitable[object]], *, then_hang: bool = False
-) -> object:
+def talk(answer: bytes, speak: Callable[[EtcdClient], Awaitable[object]], *, then_hang: bool = False) -> object:
     """Let a client speak to a server that says ``answer`` to everything and hangs up (or does not)."""
 
     async def run() -> object:
@@ -122,9 +120,7 @@ def test_a_permanent_error_is_told_at_once_in_the_servers_words(answer: bytes, s
     assert said in str(talk(answer, speak))
 
 
-@pytest.mark.parametrize(
-    "head", ["Content-Length: 16777217\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n1000001\r\n"]
-)
+@pytest.mark.parametrize("head", ["Content-Length: 16777217\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n1000001\r\n"])
 def test_an_answer_beyond_all_measure_is_not_read(head: str) -> None:
     async def speak(client: EtcdClient) -> object:
         with pytest.raises(StoreUnavailable, match="beyond all measure"):

@@ -65,9 +65,7 @@ def test_an_older_session_is_waited_for_and_a_living_one_refuses_the_name(
                 await asyncio.sleep(0.2)
 
         renewing = asyncio.create_task(keep_alive())
-        with pytest.raises(
-            BadConfiguration, match="two nodes use the name 'node-1': boot id boot-2"
-        ) as refused:
+        with pytest.raises(BadConfiguration, match="two nodes use the name 'node-1': boot id boot-2") as refused:
             await session(c, "boot-3", "s3").open()
         assert refused.value.hint
         renewing.cancel()
@@ -93,9 +91,7 @@ def test_an_expired_session_is_lost_and_can_be_opened_anew(etcd_cluster: Cluster
     play(etcd_cluster, scenario)
 
 
-def test_two_nodes_that_start_at_once_do_not_both_get_the_name(
-    etcd_cluster: Cluster, etcd: EtcdServer
-) -> None:
+def test_two_nodes_that_start_at_once_do_not_both_get_the_name(etcd_cluster: Cluster, etcd: EtcdServer) -> None:
     async def scenario(c: Cluster) -> None:
         async with Proxy(etcd.url) as proxy:
             proxy.fate, proxy.wanted = "delay", lambda request: b"request_put" in request

@@ -139,9 +139,7 @@ def test_an_absent_server_denies_and_a_second_endpoint_permits(
     play(etcd_cluster, scenario)
 
 
-def test_a_grant_whose_answer_was_lost_is_recognised_and_fresh(
-    etcd_cluster: Cluster, etcd: EtcdServer
-) -> None:
+def test_a_grant_whose_answer_was_lost_is_recognised_and_fresh(etcd_cluster: Cluster, etcd: EtcdServer) -> None:
     async def scenario(c: Cluster) -> None:
         async with Proxy(etcd.url) as proxy:
             node = await c.boot("node-1", client=EtcdClient([proxy.url]))
@@ -192,9 +190,7 @@ def test_a_release_that_arrives_late_takes_nothing_from_who_asked_again(
     play(etcd_cluster, scenario)
 
 
-def test_a_late_release_takes_nothing_from_the_next_run_of_the_daemon(
-    etcd_cluster: Cluster, etcd: EtcdServer
-) -> None:
+def test_a_late_release_takes_nothing_from_the_next_run_of_the_daemon(etcd_cluster: Cluster, etcd: EtcdServer) -> None:
     async def scenario(c: Cluster) -> None:
         async with Proxy(etcd.url) as proxy:
             before = await c.boot("node-1", client=EtcdClient([proxy.url]))
@@ -213,9 +209,7 @@ def test_a_late_release_takes_nothing_from_the_next_run_of_the_daemon(
     play(etcd_cluster, scenario)
 
 
-def test_a_session_that_ends_between_read_and_write_gets_nothing(
-    etcd_cluster: Cluster, etcd: EtcdServer
-) -> None:
+def test_a_session_that_ends_between_read_and_write_gets_nothing(etcd_cluster: Cluster, etcd: EtcdServer) -> None:
     async def scenario(c: Cluster) -> None:
         async with Proxy(etcd.url) as proxy:
             node = await c.boot("node-1", client=EtcdClient([proxy.url]))
@@ -253,18 +247,12 @@ def test_the_engine_compares_a_whole_subtree_and_an_empty_one_passes(etcd: EtcdS
         raw = Etcd(EtcdClient([etcd.url]))
         here = f"/{c.cluster}/"
         first = await raw.write([], [put(f"/elsewhere-{c.cluster}", b"")], budget_s=2)
-        empty = await raw.write(
-            [if_unwritten_since(here, first.revision)], [put(here + "k", b"")], budget_s=2
-        )
+        empty = await raw.write([if_unwritten_since(here, first.revision)], [put(here + "k", b"")], budget_s=2)
         assert empty.succeeded
         assert empty.revision == first.revision + 1
-        stale = await raw.write(
-            [if_unwritten_since(here, first.revision)], [put(here + "l", b"")], budget_s=2
-        )
+        stale = await raw.write([if_unwritten_since(here, first.revision)], [put(here + "l", b"")], budget_s=2)
         assert not stale.succeeded
-        current = await raw.write(
-            [if_unwritten_since(here, empty.revision)], [put(here + "l", b"")], budget_s=2
-        )
+        current = await raw.write([if_unwritten_since(here, empty.revision)], [put(here + "l", b"")], budget_s=2)
         assert current.succeeded
         await raw.client.close()
 

@@ -47,7 +47,7 @@ def test_leases_and_the_token_counter_survive_a_restart(alone: Cluster) -> None:
         second = await c.boot("node-1")
         assert [lease.token for lease in await second.store.adopt()] == [granted.token]
         assert (await second.must_take("b")).token > granted.token
-        Path(c.where).unlink()  # noqa: ASYNC240
+        Path(c.where).unlink()
         third = await c.boot("node-1")
         assert (await third.must_take("a")).token >= granted.token, "a new file begins at the time of day"
 

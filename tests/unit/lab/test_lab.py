@@ -82,9 +82,7 @@ def test_load_order_puts_needed_modules_first() -> None:
         "kernel/net/9p/9pnet_virtio.ko.xz: kernel/net/9p/9pnet.ko kernel/fs/netfs/netfs.ko\n"
         "kernel/fs/netfs/netfs.ko:\n"
     )
-    order = initramfs.load_order(
-        dep, "kernel/drivers/virtio/virtio-pci.ko\n", ("virtio_pci", "9pnet_virtio", "9p")
-    )
+    order = initramfs.load_order(dep, "kernel/drivers/virtio/virtio-pci.ko\n", ("virtio_pci", "9pnet_virtio", "9p"))
     names = [path.rpartition("/")[2] for path in order]
     assert names == ["netfs.ko", "9pnet.ko", "9pnet_virtio.ko.xz", "9p.ko"]
 

@@ -40,9 +40,7 @@ def test_cases_are_many_and_have_their_own_names() -> None:
 
 def test_a_wrong_expectation_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
-    file.write_text(
-        '[[case]]\nname = "x"\nintent = { fstype = "proc" }\nexpect = { action = "lease", rule = "y" }\n'
-    )
+    file.write_text('[[case]]\nname = "x"\nintent = { fstype = "proc" }\nexpect = { action = "lease", rule = "y" }\n')
     result = run_case(load_cases([file])[0])
     assert not result.passed
     assert result.differences == ('action is "pass", expected "lease"', 'rule is "", expected "y"')

@@ -38,9 +38,7 @@ CALLER = Caller(pid=1, tid=1, uid=0, comm="mount", exe="/usr/bin/mount", cgroup=
 LUN_A, LUN_B = ResourceId("a"), ResourceId("b")
 
 
-def device(
-    *resources: ResourceId, name: str = "sdx", aliases: tuple[str, ...] = (), **more: object
-) -> Device:
+def device(*resources: ResourceId, name: str = "sdx", aliases: tuple[str, ...] = (), **more: object) -> Device:
     names = tuple(map(str, resources)) + aliases + (name,)
     return replace(Device(DevNum(8, 0), name, resources, names), **more)  # type: ignore[arg-type]
 
@@ -116,9 +114,7 @@ def test_first_match_decides() -> None:
     assert guards(some, device(LUN_A)).audit
 
 
-@pytest.mark.parametrize(
-    "narrow", [{"subject": Subject(uid=UidMask(0))}, {"target": ("/a",)}, {"fstype": ("xfs",)}]
-)
+@pytest.mark.parametrize("narrow", [{"subject": Subject(uid=UidMask(0))}, {"target": ("/a",)}, {"fstype": ("xfs",)}])
 def test_an_exception_for_some_leaves_the_device_guarded_for_all(narrow: dict[str, object]) -> None:
     off = rule("off", mode=RuleMode.OFF, match=replace(Match(), **narrow))  # type: ignore[arg-type]
     guarding = guards(policy(off, rule("on")), device(LUN_A))
@@ -150,9 +146,7 @@ def test_problem_devices_are_refused_by_name() -> None:
     assert "too many layers" in decision.reason
     assert decide(policy(), intent(dev=broken)).action is Action.PASS
     multi = Facts(frozenset({"n2"}))
-    assert (
-        decide(policy(multi_attached=MultiAttached.LEASE), intent(dev=broken), multi).action is Action.REFUSE
-    )
+    assert decide(policy(multi_attached=MultiAttached.LEASE), intent(dev=broken), multi).action is Action.REFUSE
     assert guards(policy(), broken, multi).guarded
 
 
@@ -180,10 +174,7 @@ def test_multi_attached(default: MultiAttached, action: Action, mode: RuleMode) 
 )
 def test_a_fact_beats_a_statement(stated: bool | None, seen: str, expected: bool | None) -> None:
     facts = Facts(frozenset({seen} - {""}))
-    assert (
-        decide(policy(rule(multi_attached=stated)), intent(dev=device(LUN_A)), facts).multi_attached
-        is expected
-    )
+    assert decide(policy(rule(multi_attached=stated)), intent(dev=device(LUN_A)), facts).multi_attached is expected
 
 
 def test_implicit_deny() -> None:
@@ -223,10 +214,7 @@ def test_multipath_tables_pass_and_multipath_maps_are_guarded() -> None:
 
 def test_umount_is_never_refused() -> None:
     some = policy(rule(on=frozenset(UseKind), verdict=RuleVerdict.DENY), implicit=Implicit.DENY)
-    assert (
-        decide(some, intent(UseKind.UMOUNT, device(LUN_A)), Facts(frozenset({"n2"}), "x")).action
-        is Action.PASS
-    )
+    assert decide(some, intent(UseKind.UMOUNT, device(LUN_A)), Facts(frozenset({"n2"}), "x")).action is Action.PASS
 
 
 class TestTypesWithoutDevice:
@@ -431,10 +419,7 @@ class TestLint:
         assert "leaves swap, dm-load" in found[0]
 
     def test_nothing_to_lease(self) -> None:
-        assert (
-            "nothing to lease"
-            in self.messages('[[rule]]\nid = "a"\non = ["mount"]\nmatch = { fstype = "nfs" }')[0]
-        )
+        assert "nothing to lease" in self.messages('[[rule]]\nid = "a"\non = ["mount"]\nmatch = { fstype = "nfs" }')[0]
 
     def test_comm(self) -> None:
         text = '[[rule]]\nid = "a"\n' + self.ALL + 'match = { subject = { comm = "!fsck" } }'
@@ -463,9 +448,7 @@ class TestLint:
         file.write_text("[defaults]")
         tmp_path.chmod(0o755)
         file.chmod(0o664)
-        found = [
-            str(problem) for problem in lint(load([tmp_path], euid=1000)) if "written" in problem.message
-        ]
+        found = [str(problem) for problem in lint(load([tmp_path], euid=1000)) if "written" in problem.message]
         assert found == [f"{file}: can be written by its group. Run: chmod go-w {file}."]
         file.chmod(0o644)
         tmp_path.chmod(0o777)

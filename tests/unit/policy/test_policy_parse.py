@@ -166,9 +166,7 @@ BAD: list[tuple[str, int, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "word", "remedy"), BAD, ids=[f"{i}-{b[2][:20]}" for i, b in enumerate(BAD)]
-)
+@pytest.mark.parametrize(("text", "line", "word", "remedy"), BAD, ids=[f"{i}-{b[2][:20]}" for i, b in enumerate(BAD)])
 def test_bad(text: str, line: int, word: str, remedy: str) -> None:
     with pytest.raises(PolicyErrors) as caught:
         parse(text)
@@ -348,9 +346,7 @@ class TestLines:
         assert document.line(("x",)) == 1
 
     keys = st.text("ab-_1", min_size=1, max_size=3) | st.text(max_size=3).map(lambda s: _quoted(s))
-    scalars = st.sampled_from(
-        ["1", "-0.5", "true", "1979-05-27", "inf", '"#"', "'a]'", '""', "''", '"""\n"x"\n"""']
-    )
+    scalars = st.sampled_from(["1", "-0.5", "true", "1979-05-27", "inf", '"#"', "'a]'", '""', "''", '"""\n"x"\n"""'])
     values = st.recursive(
         scalars,
         lambda inner: (
@@ -390,9 +386,7 @@ def _paths(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
     return found
 
 
-_WORDS = 8 * ["\n"] + sorted(
-    {word for bad in BAD for word in bad[0].replace("=", " = ").split()} | {"[defaults]"}
-)
+_WORDS = 8 * ["\n"] + sorted({word for bad in BAD for word in bad[0].replace("=", " = ").split()} | {"[defaults]"})
 
 
 @settings(max_examples=150, deadline=None)
@@ -402,10 +396,7 @@ _WORDS = 8 * ["\n"] + sorted(
 @example(b"\0")
 @example(b"rule = [[]]")
 @example(b"rule = 1979-05-27")
-@given(
-    st.binary(max_size=200)
-    | st.lists(st.sampled_from(_WORDS), max_size=25).map(lambda w: " ".join(w).encode())
-)
+@given(st.binary(max_size=200) | st.lists(st.sampled_from(_WORDS), max_size=25).map(lambda w: " ".join(w).encode()))
 def test_arbitrary_bytes_raise_only_policy_errors(content: bytes) -> None:
     try:
         parse(content)
@@ -415,10 +406,7 @@ def test_arbitrary_bytes_raise_only_policy_errors(content: bytes) -> None:
 
 
 _VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-5, 5)
-    | st.sampled_from(["", "a", "*", "[", "!x", "mount", "EBUSY", "5s"]),
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "a", "*", "[", "!x", "mount", "EBUSY", "5s"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(["device", "subject", "unit", "uid", "id", "x"]), inner, max_size=3)
@@ -452,14 +440,11 @@ def test_wrong_types_raise_only_policy_errors(rules: list[dict[str, object]]) ->
 def test_messages() -> None:
     assert problem_of("".join(f"{{{name}}}" for name in FIELDS)) is None
     assert (
-        render("{device}: {{{holder}}} {since}", {"device": "{node}", "holder": "n1", "since": ""})
-        == "{node}: {n1} ?"
+        render("{device}: {{{holder}}} {since}", {"device": "{node}", "holder": "n1", "since": ""}) == "{node}: {n1} ?"
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("0s", 0), ("500ms", 0.5), ("20s", 20), ("1.5s", 1.5), ("2min", 120)]
-)
+@pytest.mark.parametrize(("text", "seconds"), [("0s", 0), ("500ms", 0.5), ("20s", 20), ("1.5s", 1.5), ("2min", 120)])
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
     assert parse_duration(show_duration(seconds)) == seconds

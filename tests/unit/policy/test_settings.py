@@ -44,9 +44,7 @@ def test_everything(tmp_path: Path) -> None:
     settings = load(file)
     assert settings.file == str(file)
     shown = settings.as_dict()
-    assert {(section, key) for section, keys in shown.items() for key in keys} == {
-        (s.section, s.key) for s in SETTINGS
-    }
+    assert {(section, key) for section, keys in shown.items() for key in keys} == {(s.section, s.key) for s in SETTINGS}
     assert all(shown[setting.section][setting.key] != setting.default for setting in SETTINGS)
     # What is shown can be read back.
     text = "".join(

@@ -190,9 +190,7 @@ def test_a_virtio_disk_is_named_by_its_serial(machine: Machine) -> None:
 
 def test_a_local_disk_without_identity_gets_a_name_that_no_other_node_can_have(machine: Machine) -> None:
     machine.plain("vda", "254:0", serial="")
-    names_ = [
-        Identities(machine.root, node=node).resolve(DevNum(254, 0)).resources[0].lun for node in ("n1", "n2")
-    ]
+    names_ = [Identities(machine.root, node=node).resolve(DevNum(254, 0)).resources[0].lun for node in ("n1", "n2")]
     assert names_ == ["node-n1:vda", "node-n2:vda"] and all(map(names.is_node_only, names_))
     assert taken(at(machine, "254:0")) == ["node-node1:vda"]
 
@@ -208,11 +206,7 @@ def test_a_fabric_disk_without_page_83_is_a_problem_and_not_named_by_something_w
 ) -> None:
     machine.scsi("sda", "8:0", wire=wire, serial="SER1")
     device = at(machine, "8:0")
-    assert (
-        device.resources == ()
-        and "reports no identity" in device.problem
-        and device.attached_by in device.problem
-    )
+    assert device.resources == () and "reports no identity" in device.problem and device.attached_by in device.problem
 
 
 def test_a_local_scsi_disk_without_page_83_is_named_by_vendor_model_and_serial(machine: Machine) -> None:
@@ -243,9 +237,7 @@ def test_an_unreadable_identity_is_a_problem_and_every_device_above_has_it(
         return real(path, flags, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", failing)
-    assert (
-        "Input/output error" in san.ids().resolve(dev).problem and "Input/output" in at(san, "8:33").problem
-    )
+    assert "Input/output error" in san.ids().resolve(dev).problem and "Input/output" in at(san, "8:33").problem
     assert not at(san, "8:1").problem
 
 
@@ -272,9 +264,7 @@ def test_memory_disks_and_unconnected_nbd_have_no_resources_but_a_connected_nbd_
         assert (at(machine, f"1:{minor}").resources, at(machine, f"1:{minor}").problem) == ((), "")
     machine.virtual("nbd1", "43:32", pid="7\n")
     machine.virtual("ublkb0", "259:9")
-    assert (
-        "virtual device" in at(machine, "43:32").problem and "virtual device" in at(machine, "259:9").problem
-    )
+    assert "virtual device" in at(machine, "43:32").problem and "virtual device" in at(machine, "259:9").problem
 
 
 def test_a_stack_that_stands_on_itself_or_is_too_deep_is_a_problem(san: Machine) -> None:
@@ -288,9 +278,7 @@ def test_a_stack_that_stands_on_itself_or_is_too_deep_is_a_problem(san: Machine)
     assert "layers" in at(san, f"253:{11 + MAX_DEPTH}").problem and not at(san, "253:12").problem
 
 
-def test_a_number_that_keeps_changing_hands_is_a_problem(
-    san: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_that_keeps_changing_hands_is_a_problem(san: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = iter(range(100))
     monkeypatch.setattr(sysfs, "generation", lambda *_: ("x", str(next(counter))))
     assert "kept changing" in at(san, "8:0").problem
@@ -306,10 +294,7 @@ def test_what_lies_on_a_lun_is_found_with_the_disks_first(san: Machine) -> None:
 def test_a_table_not_loaded_yet_has_the_resources_that_it_will_have(san: Machine) -> None:
     lower = (DevNum(8, 1), DevNum(8, 33))
     planned, problem = san.ids().of_table(lv_uuid("x"), lower)
-    assert (
-        planned == san.ids().resolve(san.dm(0, "vg-x", lv_uuid("x"), "sda1", "sdc1")).resources
-        and not problem
-    )
+    assert planned == san.ids().resolve(san.dm(0, "vg-x", lv_uuid("x"), "sda1", "sdc1")).resources and not problem
     assert "no block device" in san.ids().of_table("", (DevNum(1, 99),))[1]
     assert san.ids().dm_device(name="vg-x") == san.ids().dm_device(uuid=lv_uuid("x")) == DevNum(253, 0)
     assert san.ids().dm_device(name="nothing") is None
@@ -335,19 +320,11 @@ def test_the_best_designator_wins_in_whatever_order_and_ports_do_not_count(machi
 
 
 def test_names_are_printable_slashless_and_bounded_for_hostile_serials(machine: Machine) -> None:
-    for number, serial in enumerate(
-        (b"a\nDEVNAME=sda", b"../../x", b"\xff\x1b[2J", b"x" * 4096, "\u00e9 %".encode())
-    ):
+    for number, serial in enumerate((b"a\nDEVNAME=sda", b"../../x", b"\xff\x1b[2J", b"x" * 4096, "\u00e9 %".encode())):
         machine.plain(f"vd{number}", f"254:{number}", f"pci0/virtio{number}", serial=serial)
         device = at(machine, f"254:{number}")
         lun = device.resources[0].lun
-        assert (
-            lun.isascii()
-            and lun.isprintable()
-            and "/" not in lun
-            and " " not in lun
-            and len(lun) <= names.LIMIT
-        )
+        assert lun.isascii() and lun.isprintable() and "/" not in lun and " " not in lun and len(lun) <= names.LIMIT
         assert all(alias.isascii() and alias.isprintable() for alias in device.aliases)
 
 

@@ -104,9 +104,7 @@ def test_the_paths_of_a_multipath_target_are_marked_as_carried() -> None:
 
 
 def test_a_chain_of_targets_is_followed_and_the_header_is_read() -> None:
-    data = request(
-        spec("linear", b"8:0 0"), spec("linear", b"8:16 0", start=8), name="a\n", uuid="LVM-1", dev=0xFD01
-    )
+    data = request(spec("linear", b"8:0 0"), spec("linear", b"8:16 0", start=8), name="a\n", uuid="LVM-1", dev=0xFD01)
     table = dmtable.parse(data)
     assert [(each.start, each.length, each.type, each.params) for each in table.targets] == [
         (0, 8, "linear", b"8:0 0"),
@@ -273,9 +271,7 @@ def test_useless_designators_give_no_name() -> None:
 
 def test_a_scsi_name_string_and_the_binary_form_are_one_name() -> None:
     string = designator(8, b"naa.5000C50015EA71AC\0\0\0\0", code_set=3)
-    assert [d.lun_name for d in vpd.parse_page83(page83(string, naa("5000c50015ea71ac")))] == [
-        "wwn-0x5000c50015ea71ac"
-    ]
+    assert [d.lun_name for d in vpd.parse_page83(page83(string, naa("5000c50015ea71ac")))] == ["wwn-0x5000c50015ea71ac"]
 
 
 @few
@@ -324,11 +320,7 @@ def test_long_names_that_differ_at_the_end_stay_different() -> None:
 
 
 @few
-@given(
-    st.lists(
-        st.text("ab-", min_size=1, max_size=6).filter(lambda s: s.strip("-") == s), min_size=2, max_size=3
-    )
-)
+@given(st.lists(st.text("ab-", min_size=1, max_size=6).filter(lambda s: s.strip("-") == s), min_size=2, max_size=3))
 def test_lvm_name_escaping_is_undone(parts: list[str]) -> None:
     name = "-".join(part.replace("-", "--") for part in parts)
     assert names.lvm_names(name) == (parts[0], parts[1], "".join(parts[2:]))
@@ -343,7 +335,5 @@ def test_no_bytes_make_the_mountinfo_parser_fail(data: bytes) -> None:
 
 
 def test_mountinfo_escapes_and_optional_fields_are_understood() -> None:
-    (mount,) = mounts.parse(
-        b"36 35 8:1 /sub /mnt/a\\040b rw shared:1 master:2 - ext4 /dev/s\\134da1 rw,data=x\n"
-    )
+    (mount,) = mounts.parse(b"36 35 8:1 /sub /mnt/a\\040b rw shared:1 master:2 - ext4 /dev/s\\134da1 rw,data=x\n")
     assert (mount.target, mount.source, mount.dev) == (b"/mnt/a b", b"/dev/s\\da1", DevNum(8, 1))

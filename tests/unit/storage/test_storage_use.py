@@ -62,9 +62,7 @@ def test_an_lv_over_multipath_makes_every_path_a_system_device(san: Machine) -> 
 
 def test_given_paths_and_swap_areas_are_kept_too(san: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes_for(san, monkeypatch, sdd1="8:49")
-    san.write(
-        "proc/swaps", "Filename Type Size Used Priority\n/dev/sdd1 partition 1 0 -2\n/swapfile file 1 0 -3\n"
-    )
+    san.write("proc/swaps", "Filename Type Size Used Priority\n/dev/sdd1 partition 1 0 -2\n/swapfile file 1 0 -3\n")
     table = {b"/": "8:1", b"/var/lib/store": "8:33", b"/swapfile": "8:2"}
     found = system_devices(san.ids(), [Path("/var/lib/store")], device_of=fake(table)).reasons
     assert found[DevNum(8, 33)] == "holds /var/lib/store" and found[DevNum(8, 32)] == "holds /var/lib/store"
@@ -134,9 +132,7 @@ def test_mounts_of_every_namespace_are_uses(san: Machine) -> None:
     process(san, 3, "2", line(20, "8:33", "/in/container", "xfs", "/dev/sdc1"))
     found = usage.scan(san.root)
     assert found[DevNum(8, 1)].sentence() == "mounted at /srv"
-    assert found[DevNum(8, 33)].sentence() == "mounted at /in/container" and found[DevNum(8, 33)].fstypes == {
-        "xfs"
-    }
+    assert found[DevNum(8, 33)].sentence() == "mounted at /in/container" and found[DevNum(8, 33)].fstypes == {"xfs"}
     assert DevNum(8, 2) not in found
 
 
@@ -145,20 +141,14 @@ def test_holders_and_swap_are_uses(san: Machine, monkeypatch: pytest.MonkeyPatch
     san.dm(0, "vg-x", lv_uuid("x"), "sdc1")
     san.write("proc/swaps", "Filename\n/dev/sdd1 partition 1 0 -2\n")
     found = usage.scan(san.root)
-    assert (
-        found[DevNum(8, 33)].sentence() == "held by dm-0" and found[DevNum(8, 49)].sentence() == "active swap"
-    )
+    assert found[DevNum(8, 33)].sentence() == "held by dm-0" and found[DevNum(8, 49)].sentence() == "active swap"
 
 
-def test_an_open_for_writing_is_a_use_and_one_for_reading_is_not(
-    san: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_open_for_writing_is_a_use_and_one_for_reading_is_not(san: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes_for(san, monkeypatch, sda="8:0", sdc="8:32", sdd="8:48")
     table = line(30, "0:5", "/dev", "devtmpfs", "dev") + line(31, "0:50", "/n", "nfs4", "server:/x")
     one = process(san, 7, "1", table, comm="d\x1bd")
-    for number, (name, flags, mount) in enumerate(
-        (("sda", "0100001", 30), ("sdc", "0100000", 30), ("sdd", "02", 31))
-    ):
+    for number, (name, flags, mount) in enumerate((("sda", "0100001", 30), ("sdc", "0100000", 30), ("sdd", "02", 31))):
         (one / "fd" / str(number)).symlink_to(san.root / "dev" / name)
         san.write(one / "fdinfo" / str(number), f"pos:\t0\nflags:\t{flags}\nmnt_id:\t{mount}\n")
     (one / "fd/9").symlink_to("socket:[1]")
@@ -220,9 +210,7 @@ def test_a_node_with_another_number_is_never_opened(
         pytest.skip("mknod is not allowed here")
     opened = []
     real = os.open
-    monkeypatch.setattr(
-        os, "open", lambda path, *rest, **more: opened.append(str(path)) or real(path, *rest, **more)
-    )
+    monkeypatch.setattr(os, "open", lambda path, *rest, **more: opened.append(str(path)) or real(path, *rest, **more))
     with pytest.raises(OSError) as caught:
         nodes.open_device(DevNum(240, 7), os.O_RDONLY, root=machine.root, scratch=tmp_path if make else None)
     assert (caught.value.errno == errno.ENOENT) is not make
