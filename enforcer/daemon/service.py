@@ -147,7 +147,9 @@ class Service:
         self._devices = Devices(
             tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline
         )
-        self._leases = Leases(self._store, self._devices, tables, deadline_ns=self._deadline_ns, scratch=self._run_dir)
+        self._leases = Leases(
+            self._store, self._devices, tables, me=self._holder, deadline_ns=self._deadline_ns, scratch=self._run_dir
+        )
         if not attached.adopted:
             tables.configure(enforce=0)
             for dev, found in usage.scan().items():

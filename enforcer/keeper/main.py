@@ -83,8 +83,7 @@ class Keeper:
                     else:
                         await session.renew(budget_s=store.renew_s)
                     told = ""
-                    self._write_deadline(session.deadline_ns)
-                    await asyncio.sleep(store.renew_s)
+                    await self._until_next(session.deadline_ns, store.renew_s)
                     continue
                 except LeaseLost as lost:
                     told = self._tell(told, f"the session is lost: {lost}")
@@ -98,6 +97,22 @@ class Keeper:
         finally:
             await client.close()
 
+    async def _until_next(self, deadline_ns: int, pause_s: float) -> None:
+        """Wait for the next renewal; a gate that comes into force meanwhile is told at once."""
+        end_ns = boot_ns() + int(pause_s * 1e9)
+        told_as = -1
+        while boot_ns() < end_ns:
+            if told_as != self._pinned_as or self._gate_inode() != self._pinned_as:
+                self._write_deadline(deadline_ns)
+                told_as = self._pinned_as
+            await asyncio.sleep(min(0.2, pause_s))
+
+    def _gate_inode(self) -> int:
+        try:
+            return (self._pins / "maps" / "deadline").stat().st_ino
+        except OSError:
+            return 0
+
     def _tell(self, told: str, now: str) -> str:
         if now != told:
             log.warning("%s", now)
@@ -106,16 +121,17 @@ class Keeper:
     def _write_deadline(self, deadline_ns: int) -> None:
         """Tell the kernel, if a gate is in force; a later one is told at the next renewal."""
         try:
-            inode = (self._pins / "maps" / "deadline").stat().st_ino
+            inode = self._gate_inode()
+            if not inode:
+                self._tables, self._pinned_as = None, 0
+                return
             if self._tables is None or inode != self._pinned_as:
                 self._tables, self._pinned_as = open_pinned(self._pins), inode
                 self._tables.introduce(1, os.getpid())
             self._tables.deadline.put(0, abi.Deadline(deadline_ns=deadline_ns, renewed_ns=boot_ns()))
-        except FileNotFoundError:
-            self._tables = None
-        except EnforcerError as error:
+        except (EnforcerError, OSError) as error:
             log.error("the kernel's deadline could not be written: %s", error)
-            self._tables = None
+            self._tables, self._pinned_as = None, 0
 
     async def _watch_daemon(self) -> None:
         while True:

@@ -187,7 +187,10 @@ def _can_load() -> Prerequisite:
 def check() -> list[Prerequisite]:
     """Everything, in the order in which it should be mended. Raises PrerequisiteMissing without libbpf.so.1."""
     lockdown = _text("/sys/kernel/security/lockdown")
-    found = [_privileges(), *_functions(), _lsm()]
+    found = [_privileges(), *_functions()]
+    if all(p.ok for p in found):  # without these its answer would be about them
+        found.append(_can_load())
+    found.append(_lsm())
     found.append(
         Prerequisite(
             "lockdown",
@@ -224,8 +227,6 @@ def check() -> list[Prerequisite]:
             "mount -t bpf bpf /sys/fs/bpf",
         )
     )
-    if all(p.ok for p in found):
-        found.append(_can_load())
     compiled = program.object_path()
     found.append(
         Prerequisite(

@@ -17,7 +17,7 @@ from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError
 from enforcer.model.escape import from_bytes
 from enforcer.model.intent import Caller, Effect, Intent, Source, Verdict
-from enforcer.model.lease import Denied, Standing
+from enforcer.model.lease import Denied, Liveness, Standing
 from enforcer.model.resource import Device, DevNum, UseKind
 from enforcer.policy import message
 from enforcer.policy.engine import Action, Decision, Facts, decide
@@ -207,7 +207,7 @@ class Judge:
         aliases = tuple(dict.fromkeys(alias for k in known if k is not None for alias in k.device.aliases))
         device = Device(
             dev=lower[0] if lower else DevNum(0, 0),
-            name=table.name or "dm",
+            name=", ".join(k.device.name for k in known if k is not None) or table.name,
             resources=resources,
             aliases=aliases,
             below=tuple(lower),
@@ -261,7 +261,8 @@ class Judge:
         stages: dict[str, int],
         denied: Denied | None = None,
     ) -> Verdict:
-        if decision.message and denied is not None and denied.blocking:
+        living = denied is not None and denied.blocking and denied.blocking[0].liveness is Liveness.LIVE
+        if decision.message and denied is not None and living:  # what is stranded must be said in our words
             first = denied.blocking[0].lease
             reason = message.render(
                 decision.message,

@@ -19,13 +19,14 @@ from enforcer.cluster.store import LeaseStore
 from enforcer.kernel.tables import Tables
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
-from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Lease, Standing
+from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Holder, Lease, Standing
 from enforcer.model.resource import Device, DevNum, Mode, ResourceId
 from enforcer.storage import caches, usage
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
 
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
+SESSION_WAIT_S = 3.0  # for a keeper that has just started
 RESCAN_USES_NS = 5_000_000_000  # how often uses that the kernel did not count are looked for
 
 
@@ -47,6 +48,7 @@ class Leases:
         devices: Devices,
         tables: Tables,
         *,
+        me: Holder,
         deadline_ns: Callable[[], int | None],
         scratch: Path,
     ) -> None:
@@ -58,6 +60,7 @@ class Leases:
             deadline_ns,
             scratch,
         )
+        self._me = me
         self._held: dict[ResourceId, _Held] = {}
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -94,13 +97,21 @@ class Leases:
             if isinstance(outcome, Denied):
                 self._learn(outcome)
                 return outcome
-            if outcome.fresh:
-                await self._freshen({r.lun for r in wanted})
-            now = boot_ns()
-            for lease in outcome.leases:
+            for lease in outcome.leases:  # first of all: whatever happens next, what is ours is known to be ours
                 kept = self._held.setdefault(lease.resource, _Held(lease))
                 kept.lease, kept.hold = lease, Hold.LIVE
-                kept.permits[intent] = now + PERMIT_NS
+                kept.permits[intent] = boot_ns() + PERMIT_NS
+            if not await self._until_session_live(budget_s):
+                self.permit_over(intent)
+                return Denied(
+                    Standing.UNKNOWN,
+                    "the keeper has not told the kernel until when this node's session lives",
+                    remedy="systemctl status enforcer-keeper",
+                )
+            if outcome.fresh:
+                await self._freshen({r.lun for r in wanted})
+            for lease in outcome.leases:
+                self._held[lease.resource].permits[intent] = boot_ns() + PERMIT_NS
             self._publish()
             return outcome
 
@@ -141,12 +152,29 @@ class Leases:
     async def refresh(self) -> tuple[HeldLease, ...]:
         """Learn what others hold, for the guard table and for ``who``. Raises StoreUnavailable."""
         everything = await self._store.leases()
+        for known in everything:
+            if self._is_mine(known) and known.lease.resource not in self._held:
+                await self._pick_up(known.lease.resource)
         mine = {held.lease.token for held in self._held.values()}
         self._elsewhere = {
             h.lease.resource: h for h in everything if h.lease.token not in mine and h.lease.resource not in self._held
         }
         self._publish()
         return everything
+
+    def _is_mine(self, known: HeldLease) -> bool:
+        holder = known.lease.holder
+        return (holder.node, holder.boot_id) == (self._me.node, self._me.boot_id)
+
+    async def _pick_up(self, resource: ResourceId) -> None:
+        """A lease of ours that we did not know of: its grant came after the ask had been given up."""
+        async with self._locked(frozenset({resource})):
+            if resource in self._held:
+                return
+            for known in await self._store.leases(resource.lun):
+                if self._is_mine(known) and known.lease.resource == resource:
+                    log.info("%s: a late grant is picked up, to be given back", resource)
+                    self._held[resource] = _Held(known.lease)
 
     async def run(self) -> None:
         """Give back what is no longer used; runs until it is cancelled."""
@@ -241,6 +269,15 @@ class Leases:
                     await asyncio.to_thread(caches.drop_caches, device.dev, scratch=self._scratch)
                 except (OSError, EnforcerError) as error:
                     log.warning("cached blocks of %s could not be dropped: %s", device.name, error)
+
+    async def _until_session_live(self, budget_s: float) -> bool:
+        """The guard would refuse what we permit before it knows a deadline: give the keeper a moment."""
+        end_ns = boot_ns() + int(min(budget_s, SESSION_WAIT_S) * 1e9)
+        while not self._session_live():
+            if boot_ns() > end_ns:
+                return False
+            await asyncio.sleep(0.05)
+        return True
 
     def _session_live(self) -> bool:
         deadline = self._deadline_ns()

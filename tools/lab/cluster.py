@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two nodes with enforcerd and enforcer-keeper on them, one LUN with two partitions' room, one etcd: what the story
-and the tests in virtual machines stand on.
+"""Two nodes with enforcerd and enforcer-keeper on them, one LUN with two partitions and two plain ones, one etcd: what
+the story and the tests in virtual machines stand on.
 
 The programs run from the checkout by the very interpreter that runs the lab, seen by the guests through their root
 file system; nothing is installed in them.
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tools.lab import ways
 from tools.lab.disk import SharedDisk
 from tools.lab.lab import Lab
 from tools.lab.vm import CommandFailed, Node, Spawned
@@ -27,6 +28,20 @@ NAME = f"wwn-0x{WWN:016x}"
 POLICY = """
 [defaults]
 deadline = "15s"
+
+[[rule]]
+id      = "read-only-errno"
+mode    = "enforce"
+on      = ["mount", "swap", "write-open", "dm-load", "loop"]
+match   = { device = ["wwn-0x5000c50015ea71ad*"] }
+errno   = "EROFS"
+
+[[rule]]
+id      = "patient"
+mode    = "enforce"
+on      = ["mount", "swap", "write-open", "dm-load", "loop"]
+match   = { device = ["wwn-0x5000c50015ea71ae*"] }
+wait    = "12s"
 
 [[rule]]
 id      = "san"
@@ -64,21 +79,26 @@ class Cluster:
         store: str = "etcd",
         policy: str = POLICY,
         disks: Sequence[SharedDisk] = (),
-        size_bytes: int = 512 << 20,
         ttl_s: int = 20,
         verbose: bool = True,
         workdir: Path | None = None,
     ) -> None:
         self.store, self.policy, self.ttl_s = store, policy, ttl_s
-        self.disk = SharedDisk("lun", size_bytes, wwn=WWN, serial="LUN1")
-        self.lab = Lab(kernel, nodes, [self.disk, *disks], workdir, etcd=store == "etcd", verbose=verbose)
+        self.disk = SharedDisk("lun", 256 << 20, wwn=WWN, serial="LUN1", partitions="2048,262144\n,131072\n")
+        self.ext4 = SharedDisk("ext4", 64 << 20, wwn=WWN + 1, serial="LUN2")
+        self.xfs = SharedDisk("xfs", 320 << 20, wwn=WWN + 2, serial="LUN3")
+        self.private = SharedDisk("private", 32 << 20, wwn=0x5000D1000000000A, serial="OWN", nodes=(2,))
+        everything = [self.disk, self.ext4, self.xfs, self.private, *disks]
+        self.lab = Lab(kernel, nodes, everything, workdir, etcd=store == "etcd", verbose=verbose)
         self.nodes = self.lab.nodes
 
     def __enter__(self) -> Cluster:
         self.lab.__enter__()
         try:
+            attempt = ways.build_attempt(self.lab.workdir)
             for node in self.nodes:
                 self.configure(node)
+                ways.bring(node, attempt)
                 self.start(node)
             for node in self.nodes:
                 self.ready(node)
@@ -152,10 +172,17 @@ except OSError:
         return found
 
     def records(self, node: Node) -> list[dict[str, Any]]:
-        """The audit log of a node, after a moment for what is still on its way."""
-        time.sleep(0.5)
-        lines = node.get("/var/log/enforcer/audit.jsonl").decode().splitlines()
-        return [json.loads(line) for line in lines]
+        """The audit log of a node as it is now."""
+        return [json.loads(line) for line in node.get("/var/log/enforcer/audit.jsonl").decode().splitlines()]
+
+    def new_records(self, node: Node, since: int, *, least: int = 1, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+        """Records of intents after the first ``since`` records; waits until there are ``least`` of them."""
+        end = time.monotonic() + timeout_s
+        while True:
+            found = [r for r in self.records(node)[since:] if r.get("effect")]
+            if len(found) >= least or time.monotonic() > end:
+                return found
+            time.sleep(0.2)
 
     def state_of(self, node: Node, device: str) -> dict[str, Any]:
         """What ``who`` says of one device of a node."""

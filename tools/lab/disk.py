@@ -89,6 +89,7 @@ class SharedDisk:
     filters: tuple[str, ...] = ()
     nodes: tuple[int, ...] = ()  # numbers of the nodes that see it; all if empty
     rotational: bool = False
+    partitions: str = ""  # input of sfdisk(8): laid out before any node sees the disk
     _workdir: Path | None = None
     _server: subprocess.Popen[bytes] | None = None
     _reader: LogReader = field(default_factory=LogReader)
@@ -123,6 +124,11 @@ class SharedDisk:
         if not self.image.exists():
             with self.image.open("wb") as file:
                 file.truncate(self.size_bytes)
+            if self.partitions:
+                table = self.partitions.encode()
+                subprocess.run(
+                    ["sfdisk", "--quiet", str(self.image)], input=table, check=True, stdout=subprocess.DEVNULL
+                )
         filters = [word for word in self.filters if "=" not in word]
         command = ["nbdkit", "--foreground", "--threads=16", f"--unix={self.socket}", "--filter=log"]
         command += [f"--filter={name}" for name in filters]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Debian packages that the lab stands on, and their installation where they are missing.
+"""The Debian packages that building, testing and the lab stand on, and their installation where they are missing.
 
 The guests run the host's own root, so what a test starts in a guest is listed here too.
-``python -m tools.lab.prerequisites`` installs; ``--list`` prints.
+``python -m tools.lab.prerequisites [build|lab]...`` installs, all of them unless told which; ``--list`` prints.
 """
 
 from __future__ import annotations
@@ -15,6 +15,19 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+BUILD = (
+    "clang",
+    "gcc",
+    "groff-base",
+    "libbpf-dev",
+    "libbpf1",
+    "libc6-dev",
+    "linux-libc-dev",
+    "llvm",
+    "make",
+    "python3-venv",
+    "util-linux",
+)
 HOST = (
     "busybox-static",
     "etcd-server",
@@ -36,11 +49,16 @@ GUEST = (
     "util-linux",
     "xfsprogs",
 )
-PACKAGES = tuple(sorted({*HOST, *GUEST}))
+SETS = {"build": BUILD, "lab": tuple(sorted({*HOST, *GUEST}))}
+PACKAGES = tuple(sorted({*BUILD, *HOST, *GUEST}))
 
 
 class PrerequisiteError(Exception):
     """The packages cannot be installed; the message says why."""
+
+
+class NeedsRoot(PrerequisiteError):
+    """They could be, by root."""
 
 
 def missing(status: Mapping[str, str], packages: tuple[str, ...] = PACKAGES) -> list[str]:
@@ -64,16 +82,16 @@ def _apt(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def ensure() -> None:
-    """Install what is missing; nothing at all happens if nothing is."""
+def ensure(packages: tuple[str, ...] = PACKAGES) -> None:
+    """Install what is missing; nothing at all happens if nothing is. Raises PrerequisiteError."""
     if shutil.which("dpkg-query") is None:
         raise PrerequisiteError("this is not a Debian system")
-    wanted = missing(installed())
+    wanted = missing(installed(), packages)
     if not wanted:
         return
-    print(f"lab: installing {' '.join(wanted)}", file=sys.stderr, flush=True)
     if os.geteuid() != 0:
-        raise PrerequisiteError(f"root is needed for: apt-get install {' '.join(wanted)}")
+        raise NeedsRoot(f"run it as root once, which is needed for: apt-get install {' '.join(wanted)}")
+    print(f"packages: installing {' '.join(wanted)}", file=sys.stderr, flush=True)
     # Services of these packages must not start on the machine that runs the tests.
     policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()
@@ -87,6 +105,7 @@ def ensure() -> None:
         install = ("install", "--no-install-recommends", *wanted)
         done = _apt(*install)
         if done.returncode:  # the package lists may be old, or not there yet
+            print("packages: reading the package lists", file=sys.stderr, flush=True)
             updated = _apt("update")
             done = _apt(*install) if updated.returncode == 0 else updated
         if done.returncode:
@@ -96,17 +115,23 @@ def ensure() -> None:
             policy.unlink()
 
 
-def main() -> int:
-    if sys.argv[1:] == ["--list"]:
-        print("\n".join(PACKAGES))
+def main(arguments: list[str]) -> int:
+    """Returns the exit code, 4 (no permission) if only root could go on."""
+    names = [word for word in arguments if word != "--list"]
+    if unknown := set(names) - set(SETS):
+        print(f"packages: there is no set {', '.join(sorted(unknown))}: {', '.join(SETS)}", file=sys.stderr)
+        return 2
+    packages = tuple(sorted({package for name in names or SETS for package in SETS[name]}))
+    if "--list" in arguments:
+        print("\n".join(packages))
         return 0
     try:
-        ensure()
+        ensure(packages)
     except PrerequisiteError as error:
-        print(f"lab: {error}", file=sys.stderr)
-        return 1
+        print(f"packages: {error}", file=sys.stderr)
+        return 4 if isinstance(error, NeedsRoot) else 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A free device: every way works at the first try, holds the lease while in use, and gives it back."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.lab import ways
+from tools.lab.cluster import Cluster
+from tools.lab.story import Story
+from tools.lab.vm import Node
+from tools.lab.ways import Way
+
+
+def _works_and_gives_back(story: Story, node: Node, way: Way, dev: str, lasting: bool) -> None:
+    cluster, since = story.cluster, len(story.cluster.records(node))
+    story.works(node, way.started(dev))
+    if lasting:
+        state = cluster.state_of(node, dev)
+        assert state["state"] == "live", state
+        assert state["uses"] >= 1, state
+        story.works(node, way.ended(dev))
+    found = [r for r in cluster.new_records(node, since) if r["kind"] != "umount"]
+    assert [r["effect"] for r in found] == ["permit"] * len(found), found
+    assert found[0]["token"] > 0
+    cluster.wait_free(node, dev)
+
+
+@pytest.mark.parametrize("way", ways.MOUNTS, ids=lambda way: way.name)
+def test_a_free_filesystem_mounts_at_the_first_try(story: Story, two: Node, way: Way) -> None:
+    _works_and_gives_back(story, two, way, story.part(two), lasting="namespace" not in way.name)
+
+
+@pytest.mark.parametrize("way", ways.RAW, ids=lambda way: way.name)
+def test_a_free_device_can_be_written_and_stacked(story: Story, two: Node, way: Way) -> None:
+    _works_and_gives_back(story, two, way, story.part(two), lasting=way.end != "true")
+
+
+def test_a_free_device_can_be_swap(story: Story, two: Node) -> None:
+    dev = story.part(two, 2)
+    story.works(two, f"mkswap -q {dev}")
+    story.cluster.wait_free(two, dev)
+    _works_and_gives_back(story, two, ways.SWAP, dev, lasting=True)
+
+
+def test_a_free_whole_disk_can_be_written(story: Story, two: Node, cluster: Cluster) -> None:
+    for node in cluster.nodes:  # an earlier case has written to it: back to a clean filesystem for the next ones
+        cluster.wait_free(node, story.part(node))
+    dev = two.device(cluster.disk)
+    way = Way("dd", "dd if={dev} of={dev} bs=4k count=1 conv=notrunc,fsync", comm="dd")
+    _works_and_gives_back(story, two, way, dev, lasting=False)
+
+
+def test_two_nodes_may_use_two_partitions_of_one_disk(story: Story, one: Node, two: Node, cluster: Cluster) -> None:
+    story.works(one, f"mkfs.ext4 -qF {story.part(one)}")
+    story.works(one, f"mount {story.part(one)} {ways.MOUNT_POINT}")
+    story.works(two, f"mkfs.ext4 -qF {story.part(two, 2)} && mount {story.part(two, 2)} {ways.MOUNT_POINT}")
+    story.works(one, f"umount {ways.MOUNT_POINT}")
+    story.works(two, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(one, story.part(one))
+    cluster.wait_free(two, story.part(two, 2))

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Callers that wait in the kernel: they can always be ended, and they always get an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tools.lab import ways
+from tools.lab.cluster import Cluster
+from tools.lab.story import Story
+from tools.lab.vm import Node
+
+pytestmark = pytest.mark.full
+
+SIGNALLED = """
+import os, signal, time
+child = os.fork()
+if not child:
+    os.execv("/run/attempt", ["attempt", "mount", dev, "/run/m", "xfs"])
+time.sleep(1.5)
+state = open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0]
+began = time.monotonic()
+os.kill(child, number)
+_, status = os.waitpid(child, 0)
+result = [state, os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), time.monotonic() - began]
+"""
+
+CROWD = """
+import os, signal, time
+children = []
+for _ in range(32):
+    child = os.fork()
+    if not child:
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+        os.execv("/run/attempt", ["attempt", "mount", dev, "/run/m", "xfs"])
+    children.append(child)
+states = []
+for _ in range(80):
+    states = [open(f"/proc/{c}/stat").read().rpartition(")")[2].split()[0] for c in children]
+    wchans = [open(f"/proc/{c}/wchan").read() for c in children]
+    if all("request_wait_answer" in w or "fuse" in w for w in wchans):
+        break
+    time.sleep(0.1)
+daemon = int(open("/run/enforcerd.lock" if False else "/run/enforcer/enforcerd.lock").read())
+began = time.monotonic()
+os.kill(daemon, signal.SIGKILL)
+ends = [os.WEXITSTATUS(os.waitpid(c, 0)[1]) for c in children]
+result = [sorted(set(states)), sorted(set(wchans)), sorted(set(ends)), time.monotonic() - began]
+"""
+
+
+@pytest.fixture
+def held(story: Story, one: Node, cluster: Cluster) -> Iterator[str]:
+    """node-1 has the xfs LUN mounted, whose rule lets callers wait for it; its name on node-2."""
+    dev = one.device(cluster.xfs)
+    story.works(one, f"mount -t xfs {dev} {ways.MOUNT_POINT}")
+    yield cluster.nodes[1].device(cluster.xfs)
+    story.works(one, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(one, dev)
+
+
+@pytest.mark.parametrize("number", [15, 9], ids=["SIGTERM", "SIGKILL"])
+def test_a_waiting_mount_ends_within_a_second_of_a_signal(held: str, two: Node, cluster: Cluster, number: int) -> None:
+    before = len(cluster.records(two))
+    state, ended_by, seconds = two.py(SIGNALLED, 60, dev=held, number=number)
+    assert state == "S"
+    assert ended_by == number
+    assert seconds < 1.0
+    (record,) = cluster.new_records(two, before, timeout_s=20)
+    assert record["source"] == "caller-gone", record
+
+
+def test_a_mount_that_waits_gets_the_device_when_it_becomes_free(
+    story: Story, one: Node, two: Node, cluster: Cluster
+) -> None:
+    story.works(one, f"mount -t xfs {one.device(cluster.xfs)} {ways.MOUNT_POINT}")
+    waiting = two.spawn(f"exec mount -t xfs {two.device(cluster.xfs)} {ways.MOUNT_POINT}")
+    assert waiting.wait(1.5) is None
+    story.works(one, f"umount {ways.MOUNT_POINT}")
+    assert waiting.wait(20) == 0, waiting.output()
+    story.works(two, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(two, two.device(cluster.xfs))
+
+
+def test_thirty_two_waiters_are_answered_within_two_seconds_of_the_daemons_death(
+    held: str, two: Node, cluster: Cluster
+) -> None:
+    states, wchans, ends, seconds = two.py(CROWD, 90, dev=held)
+    assert states == ["S"], wchans
+    assert ends == [1], "each must be refused with EBUSY"
+    assert seconds < 2.0
+    cluster.start_daemon(two)
+    cluster.ready(two)
