@@ -27,6 +27,8 @@ int BPF_PROG(note_get_tree, struct fs_context *fc)
 
 	if (!t)
 		return 0; /* strict mode is on */
+	if (!t->depth)
+		t->late_refusal = 0; /* of an earlier mount that nobody came to undo */
 	i = t->depth++;
 	if (i >= ENF_FRAMES) {
 		become_strict(ENF_ALARM_NESTED_TOO_DEEP);

@@ -227,7 +227,13 @@ class _BtfMember(C.Structure):
     _fields_ = (("name_off", _u32), ("type", _u32), ("offset", _u32))
 
 
-_BTF_KIND_STRUCT = 4
+class _BtfEnum(C.Structure):
+    """struct btf_enum, include/uapi/linux/btf.h."""
+
+    _fields_ = (("name_off", _u32), ("value", _s32))
+
+
+_BTF_KIND_STRUCT, _BTF_KIND_ENUM = 4, 6
 
 
 def c_text(raw: Any) -> bytes:
@@ -235,34 +241,65 @@ def c_text(raw: Any) -> bytes:
     return bytes(raw).split(b"\0", 1)[0]
 
 
+class _Btf:
+    """The BTF of one object file, as far as the mirrors need it."""
+
+    def __init__(self, object_path: str) -> None:
+        self._lib = library()
+        what = f"{object_path} holds no BTF"
+        self._btf = self._lib.pointer("btf__parse", object_path.encode(), None, what=what)
+
+    def close(self) -> None:
+        self._lib.call("btf__free", self._btf)
+
+    def find(self, name: str, kind: int, item: type[C.Structure]) -> tuple[int, dict[str, Any]] | None:
+        """(size in bytes, members by name) of a struct or enum, or None if the object does not use it."""
+        number = self._lib.call("btf__find_by_name_kind", self._btf, name.encode(), kind)
+        if number < 0:
+            return None
+        address = self._lib.pointer("btf__type_by_id", self._btf, number, what=name)
+        head = _BtfType.from_address(address)
+        members = {}
+        for index in range(head.info & 0xFFFF):
+            member: Any = item.from_address(address + C.sizeof(_BtfType) + index * C.sizeof(item))
+            members[self._lib.call("btf__name_by_offset", self._btf, member.name_off).decode()] = member
+        return int(head.size), members
+
+
+def _differences(what: str, there: dict[str, int], here: dict[str, int]) -> list[str]:
+    return [
+        f"{what}{name}: {there.get(name)} in the object, {here.get(name)} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+
+
 def mismatches(object_path: str) -> list[str]:
-    """Every difference in size, field name or offset between the mirrors and the object's BTF; empty if none.
+    """Every difference in size, field name or offset between the mirrors and the object's BTF, and in the values of
+    those enums that it uses as types; empty if there is none.
 
     Raises KernelError if the file holds no BTF.
     """
-    lib = library()
-    btf = lib.pointer("btf__parse", object_path.encode(), None, what=f"{object_path} holds no BTF")
+    btf = _Btf(object_path)
     wrong: list[str] = []
     try:
         for name, mirror in MIRRORS.items():
-            number = lib.call("btf__find_by_name_kind", btf, name.encode(), _BTF_KIND_STRUCT)
-            if number < 0:
+            struct = btf.find(name, _BTF_KIND_STRUCT, _BtfMember)
+            if struct is None:
                 wrong.append(f"struct {name} is not in the object")
                 continue
-            address = lib.pointer("btf__type_by_id", btf, number, what=name)
-            head = _BtfType.from_address(address)
-            if head.size != C.sizeof(mirror):
-                wrong.append(f"struct {name}: {head.size} bytes in the object, {C.sizeof(mirror)} here")
-            there = {}
-            for index in range(head.info & 0xFFFF):
-                member = _BtfMember.from_address(address + C.sizeof(_BtfType) + index * C.sizeof(_BtfMember))
-                there[lib.call("btf__name_by_offset", btf, member.name_off).decode()] = (member.offset & 0xFFFFFF) // 8
-            here = {field[0]: getattr(mirror, field[0]).offset for field in mirror._fields_}
-            wrong += [
-                f"struct {name}.{f}: {there.get(f)} in the object, {here.get(f)} here"
-                for f in sorted(there.keys() | here.keys())
-                if there.get(f) != here.get(f)
-            ]
+            size, members = struct
+            if size != C.sizeof(mirror):
+                wrong.append(f"struct {name}: {size} bytes in the object, {C.sizeof(mirror)} here")
+            offsets = {field: (member.offset & 0xFFFFFF) // 8 for field, member in members.items()}
+            mine = {field[0]: getattr(mirror, field[0]).offset for field in mirror._fields_}
+            wrong += _differences(f"struct {name}.", offsets, mine)
+        for name, (numbers, prefix) in ENUMS.items():
+            enum = btf.find(name, _BTF_KIND_ENUM, _BtfEnum)
+            if enum is not None:  # clang describes an enum only where a type or a variable has it
+                values = {constant: int(member.value) for constant, member in enum[1].items()}
+                known = {prefix + key: int(number) for key, number in numbers.__members__.items()}
+                wrong += _differences(f"enum {name}: ", values, known)
     finally:
-        lib.call("btf__free", btf)
+        btf.close()
     return wrong

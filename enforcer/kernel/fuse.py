@@ -74,13 +74,13 @@ def answer(unique: int, data: bytes = b"", error: int = 0) -> bytes:
 
 
 def init(request: Request) -> bytes:
-    """Answer to INIT: protocol 7.31, no optional features. Raises FuseError for a kernel before 7.12."""
+    """struct fuse_init_out: protocol 7.31, no optional features. Raises FuseError for a kernel before 7.12."""
     if len(request.body) < 8:
         raise FuseError("INIT is too short")
     major, minor = struct.unpack_from("<II", request.body)
     if (major, minor) < (7, 12):
         raise FuseError(f"the kernel speaks FUSE {major}.{minor}, which is too old")
-    return struct.pack("<IIIIHHII", 7, 31, 0, 0, 64, 48, MAX_WRITE_BYTES, 1) + bytes(32)
+    return struct.pack("<IIIIHHII", 7, 31, 0, 0, 64, 48, MAX_WRITE_BYTES, 1) + bytes(36)
 
 
 def attributes(node: int, size_bytes: int) -> bytes:

@@ -17,6 +17,7 @@ import ctypes
 import errno
 import logging
 import os
+import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from enforcer.kernel.libbpf import KernelError
 from enforcer.model.clock import boot_ns
 
 ASK, PROBE = b"user.enforcer.ask", b"user.enforcer.probe"
+START_NS = 10_000_000_000
 _MNT_DETACH, _MS_NOSUID, _MS_NODEV = 2, 2, 4
 log = logging.getLogger(__name__)
 
@@ -60,16 +62,25 @@ class UpcallServer:
         self.connection = os.minor((await asyncio.to_thread(os.stat, self._where)).st_dev)
 
     async def start_anchor(self) -> None:
-        """Start the anchor and wait until it runs our file. Raises KernelError if it does not within 10 s."""
+        """Start the anchor and wait until it runs our file. Raises KernelError if three tries of 10 s fail."""
         path = str(self._where / fuse.FILE_NAME.decode())
-        pid = anchor.start(path)
-        for _ in range(500):
-            with contextlib.suppress(OSError):
-                if str(Path(f"/proc/{pid}/exe").readlink()) == path:
-                    self.anchor_pid = pid
-                    return
-            await asyncio.sleep(0.02)
-        raise KernelError("the upcall anchor did not start", hint=f"is {path} executable? is the mount noexec?")
+        seen = ""
+        for _ in range(3):
+            pid = anchor.start(path)
+            end_ns = boot_ns() + START_NS
+            while boot_ns() < end_ns:
+                with contextlib.suppress(OSError):
+                    if str(Path(f"/proc/{pid}/exe").readlink()) == path:
+                        self.anchor_pid = pid
+                        return
+                await asyncio.sleep(0.02)
+            seen = _whereabouts(pid)
+            log.warning("the upcall anchor is not there after 10 s (%s); trying again", seen)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                await asyncio.to_thread(os.waitpid, pid, 0)
+        raise KernelError(f"the upcall anchor did not start ({seen})", hint=f"is {self._where} mounted noexec?")
 
     def identity(self) -> tuple[int, int, int]:
         """(pid, inode, kernel dev_t) of the anchor, for the configuration table."""
@@ -169,6 +180,15 @@ class UpcallServer:
         except OSError as error:
             if error.errno != errno.ENOENT:  # the request was aborted or its caller killed
                 log.error("answer on the upcall connection failed: %s", error)
+
+
+def _whereabouts(pid: int) -> str:
+    """State and kernel function of a process, for a message."""
+    try:
+        stat_line = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"pid {pid} in state {stat_line[0]}, {Path(f'/proc/{pid}/wchan').read_text() or 'running'}"
+    except (OSError, IndexError):
+        return f"pid {pid} is gone"
 
 
 def is_mounted(where: Path) -> bool:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The one clock of deadlines: it counts suspend, as bpf_ktime_get_boot_ns() does, and nobody can set it."""
 
 from __future__ import annotations

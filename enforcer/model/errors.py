@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What can go wrong, as an administrator hears of it: one sentence, one remedy, one exit code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One intent, one ask, one record: what a caller wanted and what was answered."""
 
 from __future__ import annotations

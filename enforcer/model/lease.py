@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Leases as every store tells them: who holds what, since when, under which token."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Names of what is protected.
 
 The unit of exclusion is the LUN, named by its hardware identity. What lies inside it (a partition, a logical

@@ -113,8 +113,10 @@ class Devices:
         return known
 
     def forget(self, dev: DevNum) -> None:
-        """The device is gone."""
-        self.known.pop(dev, None)
+        """The device is gone from sysfs. As long as something still has it open, its uses go on to count."""
+        counts = self._tables.ledger.get(dev.to_kernel())
+        if counts is None or (counts.uses <= 0 and counts.inflight <= 0):
+            self.known.pop(dev, None)
         self._tables.guard.delete(dev.to_kernel())
 
     def seen_by(self, device: Device) -> frozenset[str]:

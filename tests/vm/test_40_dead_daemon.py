@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tools.lab import ways
-from tools.lab.cluster import Cluster
+from tools.lab.cluster import CHECKOUT, Cluster
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
@@ -91,6 +92,20 @@ def test_every_umount_works_without_the_daemon(story: Story, two: Node, cluster:
     story.works(two, "umount /run/live")
     cluster.start_daemon(two)
     cluster.ready(two)
+    cluster.wait_free(two, story.part(two))
+
+
+def test_what_is_in_use_when_enforcement_begins_is_leased(story: Story, one: Node, two: Node, cluster: Cluster) -> None:
+    story.works(
+        two,
+        "kill $(cat /run/enforcer/enforcerd.lock); while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done",
+    )
+    story.works(two, f"cd {CHECKOUT}; {sys.executable} -m enforcer.daemon.main --detach")
+    story.works(two, f"mount {story.part(two)} /run/live")
+    cluster.start_daemon(two)
+    cluster.ready(two)
+    story.refused(one, ways.MOUNTS[0], story.part(one), "node-2")
+    story.works(two, "umount /run/live")
     cluster.wait_free(two, story.part(two))
 
 

@@ -30,11 +30,11 @@ POLICY = """
 deadline = "15s"
 
 [[rule]]
-id      = "read-only-errno"
+id      = "other-errno"
 mode    = "enforce"
 on      = ["mount", "swap", "write-open", "dm-load", "loop"]
 match   = { device = ["wwn-0x5000c50015ea71ad*"] }
-errno   = "EROFS"
+errno   = "EPERM"
 
 [[rule]]
 id      = "patient"
@@ -88,7 +88,8 @@ class Cluster:
         self.ext4 = SharedDisk("ext4", 64 << 20, wwn=WWN + 1, serial="LUN2")
         self.xfs = SharedDisk("xfs", 320 << 20, wwn=WWN + 2, serial="LUN3")
         self.private = SharedDisk("private", 32 << 20, wwn=0x5000D1000000000A, serial="OWN", nodes=(2,))
-        everything = [self.disk, self.ext4, self.xfs, self.private, *disks]
+        self.forgotten = SharedDisk("forgotten", 32 << 20, wwn=0x5000D2000000000A, serial="FORGOTTEN")
+        everything = [self.disk, self.ext4, self.xfs, self.private, self.forgotten, *disks]
         self.lab = Lab(kernel, nodes, everything, workdir, etcd=store == "etcd", verbose=verbose)
         self.nodes = self.lab.nodes
 

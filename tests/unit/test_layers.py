@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Imports go one way (docs/architecture.md), and what runs as root all day stands on the standard library alone."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "enforcer"
+
+# What each part may import besides itself. audit, cluster, kernel and storage know nothing of one another: what they
+# have to say to each other is said in the words of the model, by the workflow.
+MAY = {
+    "": set(),
+    "model": set(),
+    "policy": {"model"},
+    "settings": {"model", "policy"},
+    "audit": {"model", "policy", "settings"},
+    "cluster": {"model", "policy", "settings"},
+    "kernel": {"model", "policy", "settings"},
+    "storage": {"model", "policy", "settings"},
+    "workflow": {"model", "policy", "settings", "audit", "cluster", "kernel", "storage"},
+    "daemon": {"", "model", "policy", "settings", "audit", "cluster", "kernel", "storage", "workflow"},
+    "keeper": {"", "model", "policy", "settings", "cluster", "kernel"},
+    "cli": {"", "model", "policy", "settings", "audit", "kernel"},
+}
+SMALL = {"settings": {"enforcer.policy.document", "enforcer.policy.fields"}}  # the keeper loads it
+LAZY = {("cli", "kernel"), ("audit", "elftools")}  # where it is needed: a broken part must not break the rest
+THIRD_PARTY = {"cli": {"rich"}, "audit": {"elftools"}}
+LONG = {"daemon/service.py"}  # puts everything together; anything else stays below the limit
+MOST_LINES = 400
+KEEPER_MIB = 30
+
+Import = tuple[str, bool]  # module, at import time
+
+
+def part_of(file: Path) -> str:
+    first = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    return "" if first == "__init__" else first
+
+
+def imports(file: Path) -> Iterator[Import]:
+    """Every import of a file; one below ``if TYPE_CHECKING`` happens never and is left out."""
+
+    def walk(node: ast.AST, top: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{file}: imports are absolute"
+                yield from ((f"{child.module}.{alias.name}", top) for alias in child.names)
+            elif not (isinstance(child, ast.If) and getattr(child.test, "id", "") == "TYPE_CHECKING"):
+                inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, top and not inner)
+
+    yield from walk(ast.parse(file.read_text()), True)
+
+
+def part_imported(module: str) -> str | None:
+    """The part of ours that a module belongs to, None for somebody else's."""
+    first, *rest = module.split(".")
+    if first != "enforcer":
+        return None
+    return rest[0] if rest and ((PACKAGE / rest[0]).is_dir() or (PACKAGE / f"{rest[0]}.py").exists()) else ""
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_one_way(file: Path) -> None:
+    part = part_of(file)
+    for module, top in imports(file):
+        target = part_imported(module)
+        if target is None:
+            outside = module.split(".")[0]
+            if outside not in sys.stdlib_module_names:
+                assert outside in THIRD_PARTY.get(part, ()), f"{outside} is not of the standard library"
+                assert not top or (part, outside) not in LAZY, f"{module} is imported where it is needed, not before"
+        elif target != part:
+            assert target in MAY[part], f"{part} may not import {module}"
+            assert not top or (part, target) not in LAZY, f"{module} is imported where it is needed, not before"
+            if part in SMALL:
+                assert module.startswith(tuple(SMALL[part])), f"{part} imports little, and not {module}"
+
+
+def test_every_part_is_known() -> None:
+    assert {part_of(file) for file in FILES} == set(MAY)
+
+
+def test_modules_are_short() -> None:
+    long = {str(f.relative_to(PACKAGE)) for f in FILES if len(f.read_text().splitlines()) > MOST_LINES}
+    assert long <= LONG
+
+
+def test_first_line() -> None:
+    files = [f for top in ("enforcer", "tools", "tests") for f in (ROOT / top).rglob("*.py") if f.stat().st_size]
+    without = [
+        str(f.relative_to(ROOT))
+        for f in files
+        if "SPDX-License-Identifier: GPL-2.0-or-later" not in f.read_text().split("\n", 1)[0]
+    ]
+    assert without == []
+
+
+REPORT = """
+third = {n.split(".")[0] for n, m in sys.modules.items() if "site-packages" in (getattr(m, "__file__", None) or "")}
+rss = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS"))
+print("third", *sorted(third - {"enforcer", "_distutils_hack"}))  # the latter is setuptools', in every environment
+print("kib", rss)
+"""
+
+
+def after_importing(modules: str) -> dict[str, str]:
+    code = f"import sys, {modules}{REPORT}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {line.split(" ", 1)[0]: line.partition(" ")[2] for line in done.stdout.splitlines()}
+
+
+@pytest.mark.parametrize(
+    "modules", ["enforcer.daemon.main, enforcer.daemon.service", "enforcer.keeper.main", "enforcer.cli.main"]
+)
+def test_nothing_of_a_third_party_is_loaded(modules: str) -> None:
+    assert after_importing(modules)["third"] == ""
+
+
+def test_the_keeper_is_small() -> None:
+    """It is locked into memory, all of it."""
+    assert int(after_importing("enforcer.keeper.main")["kib"]) < KEEPER_MIB * 1024
