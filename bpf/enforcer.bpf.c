@@ -4,10 +4,13 @@
  *   note    fentry/fexit vfs_get_tree, fexit lookup_bdev     what a mount is about, per task and nesting level
  *   gate    lsm.s sb_mount, sb_alloc_security, file_open,    sleeps until the daemon has answered; the only place
  *           file_ioctl                                       from which a lease can be acquired
- *   guard   cgroup/dev                                       knows exact dev_t, never sleeps, trusts only the table
- *   ledger  fexit bdev_open, bdev_release; superblocks       what is in use, so that a lease outlives the use
+ *   guard   cgroup/dev, fentry/fexit bdev_file_open_by_dev   knows exact dev_t, never sleeps, trusts only the table
+ *   ledger  file_open, file_free_security, superblocks       what is in use, so that a lease outlives the use
  *
- * Tracing programs never sleep (a second task on the same CPU would skip them).  sb_alloc_security's own error
+ * A tracing program that is preempted makes the same program be skipped for the next task on that CPU (seen on 6.18,
+ * within seconds).  So no refusal and no count hangs on one alone: claims by files are judged and counted in LSM
+ * hooks, opens inside the kernel are counted by the guard before a mark may correct it, and a mark that was skipped
+ * leaves a count too high or one try refused, never the other way.  sb_alloc_security's own error
  * would reach the caller as ENOMEM, so its refusal is noted and delivered by the guard at the device open. */
 #include "ask.h"
 #include "decide.h"
@@ -101,8 +104,6 @@ int BPF_PROG(note_task_gone, struct task_struct *task)
 
 	if (!t || t->start_ns != BPF_CORE_READ(task, start_boottime))
 		return 0;
-	if (t->gate_dev)
-		add_inflight(t->gate_dev, -1);
 	bpf_map_delete_elem(&tasks, &tid);
 	return 0;
 }
@@ -183,6 +184,7 @@ static __always_inline void leave_permit(struct enf_ask *a, __u64 intent, __u32 
 SEC("lsm.s/sb_mount")
 int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data, int ret)
 {
+	struct enf_task *t;
 	struct enf_ask *a;
 	__u32 how;
 	int error = 0, answer;
@@ -192,6 +194,9 @@ int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const
 		return ret; /* another module has refused already */
 	if (!enforcing())
 		return 0; /* switched off by the administrator */
+	t = this_task();
+	if (t)
+		t->depth = t->open_depth = 0; /* what an earlier, skipped note has left behind */
 	if (flags & (MS_REMOUNT | MS_BIND | MS_MOVE | MS_PROPAGATION))
 		return 0; /* no new superblock: nothing new touches a disk */
 	if (!type)
@@ -227,10 +232,15 @@ int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const
 	return bounded(error); /* 0: permitted, and the guard checks the dev_t again */
 }
 
+static __always_inline bool permit_fresh(struct enf_task *t)
+{
+	return t->permit_ns && bpf_ktime_get_boot_ns() - t->permit_ns < 60000000000ULL;
+}
+
 static __always_inline bool take_permit(struct enf_task *t, struct enf_frame *f)
 {
 	bool dead = t->permit_flags & ENF_PERMIT_NO_ANSWER;
-	bool same = t->permit_ns && bpf_ktime_get_boot_ns() - t->permit_ns < 60000000000ULL && (dead || t->permit_dev == f->dev);
+	bool same = permit_fresh(t) && (dead || t->permit_dev == f->dev);
 
 #pragma unroll
 	for (int i = 0; i < ENF_FSTYPE_BYTES / 8; i++)
@@ -261,8 +271,12 @@ int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 	if (!enforcing())
 		return 0; /* switched off by the administrator */
 	if (!t || !f) {
-		become_strict(ENF_ALARM_NO_FRAME);
-		return 0; /* nothing known of this mount: the guard, strict now, refuses every device without a lease */
+		if (t && permit_fresh(t)) {
+			t->permit_ns = 0;
+			return 0; /* its note was skipped, but sb_mount has asked; the guard checks each dev_t */
+		}
+		alarm(ENF_ALARM_NO_FRAME, 0);
+		return -EAGAIN; /* its note was skipped and nobody was asked: this one try fails, the next will do */
 	}
 	has_dev = f->fs_flags & FS_REQUIRES_DEV;
 	how = fs_handling(f->fstype);
@@ -319,38 +333,39 @@ static __always_inline bool live(const struct enf_guard *g)
 SEC("lsm.s/file_open")
 int BPF_PROG(gate_file_open, struct file *file, int ret)
 {
+	bool write = file->f_mode & FMODE_WRITE, exclusive = file->f_flags & O_EXCL;
+	struct enf_config *c = the_config();
 	struct enf_guard *g;
-	struct enf_config *c;
 	struct enf_ask *a;
 	__u32 dev, state, audit;
 	int error, answer;
 
 	if (ret)
 		return ret; /* another module has refused already */
-	if ((file->f_inode->i_mode & S_IFMT) != S_IFBLK)
-		return 0; /* not a block device */
-	if (!(file->f_mode & FMODE_WRITE) && !(file->f_flags & O_EXCL) && (file->f_flags & O_ACCMODE) != O_ACCMODE)
+	if ((file->f_inode->i_mode & S_IFMT) != S_IFBLK || !c)
+		return 0; /* not a block device (the table of one element is always there) */
+	if (!write && !exclusive && (file->f_flags & O_ACCMODE) != O_ACCMODE)
 		return 0; /* a plain read claims nothing */
-	c = the_config();
-	if (!c || !c->enforce)
-		return 0; /* switched off by the administrator */
-	if (!(file->f_mode & FMODE_WRITE) && is_self())
+	if (!write && is_self())
 		return 0; /* the daemon's own look whether a device is still claimed */
 	dev = file->f_inode->i_rdev;
+	/* counted before it is judged: the daemon says CLOSING first and reads the count then, so one of both sees the
+	 * other; a refused file is uncounted when it is freed */
+	count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);
+	if (!c->enforce)
+		return 0; /* switched off by the administrator */
 	g = bpf_map_lookup_elem(&guard, &dev);
 	state = g ? g->state : ENF_UNKNOWN;
 	audit = g ? g->flags & ENF_GUARD_AUDIT : 0;
 	if (state == ENF_UNGUARDED)
 		return 0; /* no rule speaks of it, or the system lives on it */
-	if (g && live(g)) {
-		hold_for_open(dev);
-		return 0; /* the lease is ours already; the guard checks it again after this */
-	}
+	if (g && live(g))
+		return 0; /* the lease is ours already */
 	a = new_ask(ENF_OP_FILE_OPEN);
 	if (!a)
 		return audit ? 0 : -EBUSY; /* no room to ask for a guarded device */
 	a->dev = dev;
-	a->flags = (file->f_mode & FMODE_WRITE ? 0 : ENF_ASK_READ_ONLY) | (file->f_flags & O_EXCL ? ENF_ASK_EXCLUSIVE : 0);
+	a->flags = (write ? 0 : ENF_ASK_READ_ONLY) | (exclusive ? ENF_ASK_EXCLUSIVE : 0);
 	answer = put_ask(a);
 	if (answer == INTERRUPTED) {
 		error = interrupted();
@@ -364,11 +379,9 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 		report_no_answer(a, error);
 	} else {
 		error = a->reply.verdict;
-		if (!error)
-			hold_for_open(dev);
 	}
 	drop_ask();
-	return bounded(error); /* 0: permitted; blkdev_open asks the guard next */
+	return bounded(error); /* 0: permitted, under a lease that this count keeps */
 }
 
 static __always_inline void forget_identity(__u32 dev)
@@ -434,30 +447,47 @@ int BPF_PROG(gate_file_ioctl_compat, struct file *file, unsigned int cmd, unsign
 	return 0; /* cannot sleep, so cannot ask: a 32-bit table load works under a lease that is live, or not at all */
 }
 
+/* ---- ledger: events ------------------------------------------------------------------------------------ */
+
+static __always_inline void report_use(__u32 kind, __u32 dev, __u32 mode, __u64 file, bool holder)
+{
+	struct enf_event *e = new_event(kind);
+
+	if (!e)
+		return; /* counted as lost; user space reads the ledger itself, an event only wakes it */
+	e->dev = dev;
+	e->mode = mode;
+	e->object = file;
+	e->flags = holder ? ENF_EVENT_HOLDER : 0;
+	bpf_ringbuf_submit(e, 0);
+}
+
 /* ---- guard --------------------------------------------------------------------------------------------- */
-
-SEC("fentry/blkdev_open")
-int BPF_PROG(mark_blkdev_open, struct inode *inode, struct file *filp)
-{
-	return push_open(filp->f_mode & FMODE_WRITE || filp->f_flags & O_EXCL || (filp->f_flags & O_ACCMODE) == O_ACCMODE, inode->i_rdev);
-}
-
-SEC("fexit/blkdev_open")
-int BPF_PROG(unmark_blkdev_open, struct inode *inode, struct file *filp, int ret)
-{
-	return pop_open();
-}
 
 SEC("fentry/bdev_file_open_by_dev")
 int BPF_PROG(mark_open_by_dev, dev_t dev, blk_mode_t mode, void *holder, const struct blk_holder_ops *hops)
 {
-	return push_open(holder || mode & BLK_OPEN_WRITE, 0);
+	return push_open(holder || mode & BLK_OPEN_WRITE);
 }
 
 SEC("fexit/bdev_file_open_by_dev")
 int BPF_PROG(unmark_open_by_dev, dev_t dev, blk_mode_t mode, void *holder, const struct blk_holder_ops *hops, struct file *ret)
 {
-	return pop_open();
+	struct enf_task *t = this_task();
+	struct enf_open *o = top_open(t);
+
+	if (!t || !t->open_depth)
+		return 0;
+	if (o && o->dev) {
+		if ((__u64)ret < (__u64)-4095) { /* not ERR_PTR(), include/linux/err.h */
+			count_file(ret, o->dev, mode, holder);
+			report_use(ENF_EV_USE_BEGIN, o->dev, mode, (__u64)ret, holder);
+		}
+		add_inflight(o->dev, -1); /* skipped: it stays up, and the lease with it, until user space has looked */
+	}
+	t->open_depth--;
+	drop_idle_task(t);
+	return 0;
 }
 
 static __always_inline void report_guard(__u32 kind, __u32 dev, const struct enf_question *q, struct enf_task *t, struct enf_frame *f, int error, bool write)
@@ -498,8 +528,8 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 	t = this_task();
 	o = top_open(t);
 	f = top_frame(t);
-	if (!o && !c->strict)
-		return 1; /* asked by inode_permission: file_open and then blkdev_open stand behind it */
+	if (!o && !f && !c->strict && opens_files())
+		return 1; /* a file is opened or looked at: the file_open hook judges, and counts, every claim */
 	if (!(access & BPF_DEVCG_ACC_WRITE) && !f && is_self())
 		return 1; /* the daemon's own look whether a device is still claimed */
 	g = bpf_map_lookup_elem(&guard, &dev);
@@ -508,7 +538,7 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 	q.now_ns = bpf_ktime_get_boot_ns();
 	q.deadline_ns = node_deadline_ns();
 	q.in_mount = !!f;
-	q.claim = f || (o && o->claim) || access & BPF_DEVCG_ACC_WRITE;
+	q.claim = f || (o && o->claim) || access & BPF_DEVCG_ACC_WRITE; /* unmarked reads: inotify and the like */
 	q.asked = f && f->flags & ENF_FRAME_ASKED;
 	q.refused = f && f->refused;
 	q.unknown_allow = c->unknown_allow;
@@ -518,9 +548,10 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 	if (what == ENF_PASS_BEFORE_ASK && f)
 		f->flags |= ENF_FRAME_OPENED;
 	if (what != ENF_REFUSE) {
-		if (o && !o->dev) {
-			o->dev = dev;
+		if (q.claim && (!o || !o->dev)) {
 			add_inflight(dev, 1);
+			if (o)
+				o->dev = dev;
 		}
 		return 1; /* argued in enf_decide() */
 	}
@@ -534,61 +565,23 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 
 /* ---- ledger -------------------------------------------------------------------------------------------- */
 
-static __always_inline void report_use(__u32 kind, __u32 dev, __u32 mode, __u64 file, bool holder)
+SEC("lsm/file_free_security")
+int BPF_PROG(uncount_file, struct file *file)
 {
-	struct enf_event *e = new_event(kind);
-
-	if (!e)
-		return; /* counted as lost; user space reads the ledger itself, an event only wakes it */
-	e->dev = dev;
-	e->mode = mode;
-	e->object = file;
-	e->flags = holder ? ENF_EVENT_HOLDER : 0;
-	bpf_ringbuf_submit(e, 0);
-}
-
-SEC("fexit/bdev_open")
-int BPF_PROG(count_open, struct block_device *bdev, blk_mode_t mode, void *holder, const struct blk_holder_ops *hops, struct file *bdev_file, int ret)
-{
-	struct enf_use use = { .mode = mode, .has_holder = !!holder };
-	__u64 key = (__u64)bdev_file;
-	struct enf_ledger *l;
-
-	if (ret || (!holder && !(mode & BLK_OPEN_WRITE)))
-		return 0;
-	use.dev = BPF_CORE_READ(bdev, bd_dev);
-	use.since_ns = bpf_ktime_get_boot_ns();
-	use.tgid = bpf_get_current_pid_tgid() >> 32;
-	l = ledger_of(use.dev);
-	if (!l) {
-		alarm(ENF_ALARM_USES_FULL, use.dev);
-		return 0;
-	}
-	__sync_fetch_and_add(&l->uses, 1); /* first: if the use cannot be kept, the count stays up for ever, and so does the lease */
-	__sync_fetch_and_add(&l->opened, 1);
-	if (bpf_map_update_elem(&uses, &key, &use, BPF_ANY))
-		alarm(ENF_ALARM_USES_FULL, use.dev);
-	report_use(ENF_EV_USE_BEGIN, use.dev, mode, key, holder);
-	return 0;
-}
-
-SEC("fexit/bdev_release")
-int BPF_PROG(count_release, struct file *bdev_file)
-{
-	__u64 key = (__u64)bdev_file;
+	__u64 key = (__u64)file;
 	struct enf_use *use = bpf_map_lookup_elem(&uses, &key);
 	struct enf_ledger *l;
 	__u32 dev, mode;
 	bool holder;
 
 	if (!use)
-		return 0; /* a plain read, or an open that failed */
+		return 0; /* not a file that was counted */
 	dev = use->dev;
 	mode = use->mode;
 	holder = use->has_holder;
 	if (bpf_map_delete_elem(&uses, &key))
-		return 0;
-	l = ledger_of(dev);
+		return 0; /* it was counted once, so it is uncounted once */
+	l = bpf_map_lookup_elem(&ledger, &dev);
 	if (l && __sync_fetch_and_add(&l->uses, -1) <= 1)
 		report_use(ENF_EV_USE_END, dev, mode, key, holder);
 	return 0;

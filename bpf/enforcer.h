@@ -4,7 +4,7 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENF_ABI 3
+#define ENF_ABI 4
 
 #define ENF_PATH_BYTES 1024 /* a longer source or target is flagged, not guessed: PATH_MAX would cost 8 KiB a task */
 #define ENF_FSTYPE_BYTES 32 /* longest name in /proc/filesystems is under 16 */
@@ -51,7 +51,7 @@ enum enf_ask_flag {
 enum enf_event_kind {
 	ENF_EV_GUARD_REFUSED = 1, /* the guard said no without, or against, an ask */
 	ENF_EV_GUARD_WOULD = 2,   /* the same for a device in audit mode */
-	ENF_EV_USE_BEGIN = 3,
+	ENF_EV_USE_BEGIN = 3, /* a file inside the kernel now has it open */
 	ENF_EV_USE_END = 4, /* the last counted open of a dev_t ended */
 	ENF_EV_DEVICE_ADDED = 5,
 	ENF_EV_DEVICE_CHANGED = 6, /* a loop device is about to get another backing file */
@@ -143,8 +143,8 @@ struct enf_guard { /* written by user space, except that the kernel forgets or c
 };
 
 struct enf_ledger { /* written by the kernel only */
-	__s64 uses;     /* opens with WRITE or a holder that have not been released */
-	__s64 inflight; /* opens that a gate or the guard let pass and that have not returned yet */
+	__s64 uses;     /* files open, or about to be, for writing or with a holder */
+	__s64 inflight; /* opens inside the kernel that the guard let pass and that have not returned yet */
 	__u64 opened;   /* all that ever were counted */
 };
 
@@ -216,7 +216,7 @@ enum enf_permit_flag {
 	ENF_PERMIT_NO_ANSWER = 1, /* sb_mount asked and nobody answered: the guard decides */
 };
 
-struct enf_open { /* one block device open of one task */
+struct enf_open { /* one open of a block device inside the kernel, of one task */
 	__u32 claim;
 	__u32 dev; /* counted in flight for this dev_t, or 0 */
 };
@@ -235,8 +235,6 @@ struct enf_task {
 	__u64 gate_intent; /* last gate of this task, so that the guard's refusal joins its record */
 	__s32 late_refusal;
 	__u32 gate_no_answer;
-	__u32 gate_dev; /* file_open let this task through: in flight until its blkdev_open has ended */
-	__u32 pad;
 };
 
 #endif

@@ -36,7 +36,10 @@ struct signal_struct { struct sigpending shared_pending; };
 struct ns_common { unsigned int inum; };
 struct mnt_namespace { struct ns_common ns; };
 struct nsproxy { struct mnt_namespace *mnt_ns; };
+struct thread_info { __u32 status; };
 struct task_struct {
+	struct thread_info thread_info;
+	unsigned int flags;
 	int pid;
 	int tgid;
 	__u64 start_boottime;
@@ -66,6 +69,10 @@ struct pt_regs { unsigned long orig_ax; };
 #define O_ACCMODE 3
 #define O_EXCL 0200
 #define BLK_OPEN_WRITE (1 << 1) /* include/linux/blkdev.h */
+
+#define PF_IO_WORKER 0x10 /* include/linux/sched.h */
+#define TS_COMPAT 2	  /* arch/x86/include/asm/thread_info.h: in a 32-bit system call */
+#define X32_BIT 0x40000000
 
 #define NSEC_PER_TICK 10000000 /* USER_HZ is 100 on every architecture: include/asm-generic/param.h */
 

@@ -89,7 +89,7 @@ static __always_inline void drop_idle_task(struct enf_task *t)
 {
 	__u32 tid = bpf_get_current_pid_tgid();
 
-	if (!t->depth && !t->open_depth && !t->permit_ns && !t->late_refusal && !t->gate_dev)
+	if (!t->depth && !t->open_depth && !t->permit_ns && !t->late_refusal)
 		bpf_map_delete_elem(&tasks, &tid);
 }
 
@@ -123,20 +123,7 @@ static __always_inline void add_inflight(__u32 dev, __s64 n)
 		__sync_fetch_and_add(&l->inflight, n);
 }
 
-/* A gate has let this task through to dev: the lease must not go before the open has ended. */
-static __always_inline void hold_for_open(__u32 dev)
-{
-	struct enf_task *t = this_task_made();
-
-	if (!t)
-		return;
-	if (t->gate_dev)
-		add_inflight(t->gate_dev, -1); /* an earlier open never came to its end (fanotify refused it, say) */
-	t->gate_dev = dev;
-	add_inflight(dev, 1);
-}
-
-static __always_inline int push_open(__u32 claim, __u32 dev)
+static __always_inline int push_open(__u32 claim)
 {
 	struct enf_task *t = this_task_made();
 	__u32 i;
@@ -152,26 +139,52 @@ static __always_inline int push_open(__u32 claim, __u32 dev)
 	i &= ENF_OPENS - 1;
 	t->opens[i].claim = claim;
 	t->opens[i].dev = 0;
-	if (dev && t->gate_dev == dev) {
-		t->opens[i].dev = dev; /* counted already by hold_for_open() */
-		t->gate_dev = 0;
-	}
 	return 0;
 }
 
-static __always_inline int pop_open(void)
+/* One more open file of a device.  The count goes up first: if the file cannot be kept, the count stays up for ever,
+ * and so does the lease. */
+static __always_inline void count_file(struct file *file, __u32 dev, __u32 mode, bool holder)
 {
-	struct enf_task *t = this_task();
-	struct enf_open *o;
+	struct enf_use use = { .dev = dev, .mode = mode, .has_holder = holder };
+	struct enf_ledger *l = ledger_of(dev);
+	__u64 key = (__u64)file;
 
-	if (!t || !t->open_depth)
-		return 0;
-	o = top_open(t);
-	if (o && o->dev)
-		add_inflight(o->dev, -1);
-	t->open_depth--;
-	drop_idle_task(t);
-	return 0;
+	if (!l) {
+		alarm(ENF_ALARM_USES_FULL, dev);
+		return;
+	}
+	__sync_fetch_and_add(&l->uses, 1);
+	__sync_fetch_and_add(&l->opened, 1);
+	use.since_ns = bpf_ktime_get_boot_ns();
+	use.tgid = bpf_get_current_pid_tgid() >> 32;
+	if (bpf_map_update_elem(&uses, &key, &use, BPF_NOEXIST))
+		alarm(ENF_ALARM_USES_FULL, dev);
+}
+
+/* What this task is in the middle of, by its system call.  Opens and permission checks of files all come by the
+ * file_open hook; everything else that reaches the guard is the kernel itself opening a device.  System call numbers
+ * cannot be missed, which a mark set by a tracing program can: a preempted one makes the next one be skipped. */
+static __always_inline bool opens_files(void)
+{
+	struct task_struct *me = (void *)bpf_get_current_task();
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	__u32 nr = BPF_CORE_READ(regs, orig_ax);
+
+	if (BPF_CORE_READ(me, flags) & PF_IO_WORKER)
+		return true;
+	if (BPF_CORE_READ(me, thread_info.status) & TS_COMPAT) { /* arch/x86/entry/syscalls/syscall_32.tbl */
+		switch (nr) {
+		case 5: case 8: case 33: case 87: case 295: case 307: case 342: case 426: case 437: case 439:
+			return true; /* open creat access swapon openat faccessat open_by_handle_at io_uring_enter openat2 faccessat2 */
+		}
+		return false;
+	}
+	switch (nr & ~X32_BIT) { /* arch/x86/entry/syscalls/syscall_64.tbl */
+	case 2: case 85: case 21: case 167: case 257: case 269: case 304: case 426: case 437: case 439:
+		return true; /* the same, in the same order */
+	}
+	return false;
 }
 
 #endif

@@ -109,7 +109,8 @@ def main() -> int:
     if os.geteuid() != 0:
         print("run: must be started by root: it loads kernel programs or starts virtual machines", file=sys.stderr)
         return int(Exit.NO_PERMISSION)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         reason = obstacle(prerequisites.check())
         if reason is None:

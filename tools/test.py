@@ -43,10 +43,6 @@ class Outcome:
     seconds: float
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run this Python with ``arguments``; returns its exit code. Ends it on Ctrl-C or SIGTERM."""
     child = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0)
@@ -156,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = chosen(parser.parse_args(own).suites)
     except ValueError as error:
         parser.error(str(error))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     outcomes: list[Outcome] = []
     try:
         for name in names:

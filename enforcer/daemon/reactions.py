@@ -54,24 +54,12 @@ class Reactions:
     ) -> None:
         self._devices, self._leases, self._policy = devices, leases, policy
         self._record, self._notice, self._store = record, notice, store_name
-        self._opening: dict[int, int] = {}  # tid -> intent: permitted opens whose use has not begun yet
         self._unanswered: dict[int, Intent] = {}
         self.counts = {"guard_refusals": 0, "guard_would": 0, "alarms": 0, "unanswered": 0}
-
-    def permitted(self, intent: Intent) -> None:
-        """An open was permitted; the permit ends when its use is counted."""
-        if intent.kind in (UseKind.WRITE_OPEN, UseKind.SWAP):
-            self._opening[intent.caller.tid] = intent.id
-            if len(self._opening) > 4096:
-                self._opening.clear()  # permits then end by their own time limit
 
     def handle(self, event: KernelEvent) -> None:
         """React to one event; called on the loop, in order."""
         match event.kind:
-            case EventKind.USE_BEGIN:
-                intent = self._opening.pop(event.tid, None)
-                if intent is not None:
-                    self._leases.permit_over(intent)
             case EventKind.USE_END | EventKind.SB_GONE:
                 self._leases.wake()
             case EventKind.MOUNT_DONE:

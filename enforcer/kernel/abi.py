@@ -11,7 +11,7 @@ from typing import Any
 
 from enforcer.kernel.libbpf import library
 
-ABI = 3
+ABI = 4
 PATH_BYTES, FSTYPE_BYTES, COMM_BYTES, FRAMES, OPENS, SELVES = 1024, 32, 16, 4, 4, 4
 
 _u32, _s32, _u64, _s64 = C.c_uint32, C.c_int32, C.c_uint64, C.c_int64
@@ -137,6 +137,40 @@ class Super(C.Structure):
     _fields_ = (("dev", _u32), ("flags", _u32), ("since_ns", _u64), ("fstype", C.c_ubyte * FSTYPE_BYTES))
 
 
+class Frame(C.Structure):
+    _fields_ = (
+        ("fc", _u64),
+        ("intent", _u64),
+        ("dev", _u32),
+        ("fs_flags", _u32),
+        ("flags", _u32),
+        ("refused", _s32),
+        ("fstype", C.c_ubyte * FSTYPE_BYTES),
+    )
+
+
+class Open(C.Structure):
+    _fields_ = (("claim", _u32), ("dev", _u32))
+
+
+class Task(C.Structure):
+    _fields_ = (
+        ("start_ns", _u64),
+        ("depth", _u32),
+        ("open_depth", _u32),
+        ("frames", Frame * FRAMES),
+        ("opens", Open * OPENS),
+        ("permit_intent", _u64),
+        ("permit_ns", _u64),
+        ("permit_dev", _u32),
+        ("permit_flags", _u32),
+        ("permit_fstype", C.c_ubyte * FSTYPE_BYTES),
+        ("gate_intent", _u64),
+        ("late_refusal", _s32),
+        ("gate_no_answer", _u32),
+    )
+
+
 class Self(C.Structure):
     _fields_ = (("start_ticks", _u64), ("tgid", _u32), ("pad", _u32))
 
@@ -199,6 +233,9 @@ MIRRORS: dict[str, type[C.Structure]] = {
     "enf_use": Use,
     "enf_super": Super,
     "enf_self": Self,
+    "enf_frame": Frame,
+    "enf_open": Open,
+    "enf_task": Task,
     "enf_config": Config,
     "enf_deadline": Deadline,
     "enf_stats": Stats,

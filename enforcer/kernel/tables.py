@@ -75,7 +75,7 @@ class Tables:
         self.uses = Table(maps["uses"], abi.Use, "uses", 8)
         self.supers = Table(maps["supers"], abi.Super, "supers", 8)
         self.fstypes = Table(maps["fstypes"], _U32, "fstypes", abi.FSTYPE_BYTES)
-        self.tasks = Table(maps["tasks"], _U32, "tasks")
+        self.tasks = Table(maps["tasks"], abi.Task, "tasks")
         self.asks = Table(maps["asks"], abi.Ask, "asks")
 
     def configure(self, **changes: int) -> None:
@@ -103,6 +103,15 @@ class Tables:
 
     def fstype_names(self) -> set[str]:
         return {key.split(b"\0", 1)[0].decode() for key in self.fstypes.each_key()}
+
+    def opening(self, dev: DevNum) -> bool:
+        """True if some task is inside an open of the device by the kernel right now."""
+        number = dev.to_kernel()
+        for key in self.tasks.each_key():
+            task = self.tasks.get(key)
+            if task is not None and any(o.dev == number for o in task.opens[: min(task.open_depth, abi.OPENS)]):
+                return True
+        return False
 
     def devices(self) -> set[DevNum]:
         """Every dev_t that has an entry in the guard table."""

@@ -26,6 +26,7 @@ from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
 
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
+LEFT_OVER_NS = 3_000_000_000  # how often counts without a use are looked into
 SESSION_WAIT_S = 3.0  # for a keeper that has just started
 RESCAN_USES_NS = 5_000_000_000  # how often uses that the kernel did not count are looked for
 
@@ -65,6 +66,7 @@ class Leases:
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._wake = asyncio.Event()
+        self._written_off: dict[DevNum, int] = {}  # opens in flight whose end was skipped
 
     def held(self) -> list[tuple[Lease, Hold]]:
         """Everything held now."""
@@ -199,10 +201,10 @@ class Leases:
 
     async def _try_release(self, resource: ResourceId) -> None:
         held = self._held.get(resource)
-        if held is None or not self._idle(resource, held):
+        if held is None or not (self._idle(resource, held) or self._only_in_flight(resource, held)):
             return
         async with self._locked(frozenset({resource})):
-            if self._held.get(resource) is not held or not self._idle(resource, held):
+            if self._held.get(resource) is not held or held.permits:
                 return
             if held.uncounted and await self._still_used(resource, held):
                 return
@@ -210,6 +212,7 @@ class Leases:
             self._publish()
             released = False
             try:
+                await self._write_off(resource)
                 if not self._idle(resource, held) or await self._claimed(resource):
                     return
                 try:
@@ -226,6 +229,34 @@ class Leases:
                     held.hold = Hold.LIVE
                 self._publish()
 
+    def _only_in_flight(self, resource: ResourceId, held: _Held) -> bool:
+        """True every few seconds at most: nothing is open, but an open seems to be under way that never ends."""
+        if held.permits or boot_ns() - held.looked_ns < LEFT_OVER_NS:
+            return False
+        counts = [(dev, *self.uses_of(dev)) for dev in self._devices.counted_for(resource)]
+        if any(uses for _, uses, _ in counts) or any(self._tables.opening(dev) for dev, _, _ in counts):
+            return False
+        held.looked_ns = boot_ns()
+        return any(inflight > self._written_off.get(dev, 0) for dev, _, inflight in counts)
+
+    def _in_use(self, dev: DevNum) -> bool:
+        uses, inflight = self.uses_of(dev)
+        return uses > 0 or inflight > self._written_off.get(dev, 0)
+
+    async def _write_off(self, resource: ResourceId) -> None:
+        """An open that the guard counted and whose end was skipped keeps the count up; find out that nobody is there.
+
+        Only while the table says CLOSING: then nothing new passes the guard, so what is left over is left over.
+        """
+        for dev in self._devices.counted_for(resource):
+            uses, inflight = self.uses_of(dev)
+            if uses > 0 or inflight <= self._written_off.get(dev, 0) or self._tables.opening(dev):
+                continue
+            found = await asyncio.to_thread(usage.scan)
+            if dev not in found and not self._tables.opening(dev) and self.uses_of(dev) == (0, inflight):
+                log.warning("%s: %d opens were counted whose end was never seen; nothing uses it", dev, inflight)
+                self._written_off[dev] = inflight
+
     def _idle(self, resource: ResourceId, held: _Held) -> bool:
         now = boot_ns()
         for intent, until in list(held.permits.items()):
@@ -233,11 +264,7 @@ class Leases:
                 del held.permits[intent]
         if held.permits:
             return False
-        for dev in self._devices.counted_for(resource):
-            counts = self._tables.ledger.get(dev.to_kernel())
-            if counts is not None and (counts.uses > 0 or counts.inflight > 0):
-                return False
-        return True
+        return not any(self._in_use(dev) for dev in self._devices.counted_for(resource))
 
     async def _still_used(self, resource: ResourceId, held: _Held) -> bool:
         now = boot_ns()

@@ -98,7 +98,8 @@ def test_every_umount_works_without_the_daemon(story: Story, two: Node, cluster:
 def test_what_is_in_use_when_enforcement_begins_is_leased(story: Story, one: Node, two: Node, cluster: Cluster) -> None:
     story.works(
         two,
-        "kill $(cat /run/enforcer/enforcerd.lock); while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done",
+        "kill $(cat /run/enforcer/enforcerd.lock);"
+        "while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done",
     )
     story.works(two, f"cd {CHECKOUT}; {sys.executable} -m enforcer.daemon.main --detach")
     story.works(two, f"mount {story.part(two)} /run/live")

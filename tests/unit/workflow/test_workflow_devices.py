@@ -42,6 +42,7 @@ class Guards:
 class Tables:
     def __init__(self) -> None:
         self.guard = Guards()
+        self.ledger: dict[int, abi.Ledger] = {}
 
 
 def devices(*, deadline: bool = True) -> Devices:
@@ -150,6 +151,19 @@ def test_forgotten_devices_leave_the_table() -> None:
     table.forget(one.device.dev)
     guard: Guards = table._tables.guard  # type: ignore[assignment]
     assert guard.entries == {} and table.known == {}
+
+
+@pytest.mark.parametrize("counts", [abi.Ledger(uses=1), abi.Ledger(inflight=1)])
+def test_a_device_that_is_gone_but_open_goes_on_to_count(counts: abi.Ledger) -> None:
+    table = devices()
+    a = ResourceId("wwn-a")
+    one = known(a)
+    table.known[one.device.dev] = one
+    table.set_grips({a: Grip(Hold.LIVE, 1)}, frozenset())
+    table._tables.ledger[one.device.dev.to_kernel()] = counts  # type: ignore[index]
+    table.forget(one.device.dev)
+    guard: Guards = table._tables.guard  # type: ignore[assignment]
+    assert guard.entries == {} and table.counted_for(a) == [one.device.dev]
 
 
 @given(grips)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What stands around the package: the runner of the suites, make run's choice, the Makefile, the units."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enforcer import settings
+from enforcer.kernel.prerequisites import Prerequisite
+from enforcer.policy import parse
+from tools import bench, run
+from tools import test as runner
+
+ROOT = Path(__file__).resolve().parents[3]
+OK = Prerequisite("BTF", True, "there")
+
+
+def test_suites_are_chosen_by_name() -> None:
+    assert runner.chosen([]) == ["lint", "unit", "vm-6.12", "vm-6.18", "vm-newest"]
+    assert runner.chosen(["vm", "unit", "vm-6.18"]) == ["vm-6.12", "vm-6.18", "vm-newest", "unit"]
+    with pytest.raises(ValueError, match="no suite 'vn'"):
+        runner.chosen(["vn"])
+
+
+def test_a_report_is_counted() -> None:
+    report = b"""<testsuites><testsuite tests="10" failures="2" errors="1" skipped="3"/></testsuites>"""
+    assert runner.counted(report) == (4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ("def test_a(): pass\ndef test_b(): pass\n", (2, 0, 0)),
+        ("def test_a(): pass\ndef test_b(): assert 0\n", (1, 1, 0)),
+        ("import pytest\ndef test_a(): pytest.skip()\n", (0, 0, 1)),
+        ("", (0, 1, 0)),  # nothing was tested
+        ("import nothing_of_this_name\n", (0, 1, 0)),
+    ],
+)
+def test_a_suite_of_pytest(tmp_path: Path, body: str, outcome: tuple[int, int, int]) -> None:
+    (tmp_path / "test_made.py").write_text(body)
+    suite = runner.pytest("-q", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", "-c", "/dev/null", str(tmp_path))
+    assert suite([]) == outcome
+
+
+def test_the_last_line_is_the_whole_outcome(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "SUITES", {"lint": lambda _: (1, 0, 0), "unit": lambda _: (41, 2, 3)})
+    assert runner.main([]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "42 passed, 2 failed"
+    assert runner.main(["lint"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed"
+
+
+def test_ctrl_c_ends_a_suite(tmp_path: Path) -> None:
+    """The child is told once, has time to clean up, and nothing of it is left."""
+    (tmp_path / "child.py").write_text(
+        "import os, sys, time\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    open(sys.argv[1] + '.told', 'w')\n"
+    )
+    marker = tmp_path / "pid"
+    code = f"from tools import test; test.run([{str(tmp_path / 'child.py')!r}, {str(marker)!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not (marker.exists() and marker.read_text()):
+        assert parent.poll() is None
+    parent.send_signal(2)
+    assert parent.wait(20) != 0
+    assert (tmp_path / "pid.told").exists() and not Path(f"/proc/{marker.read_text()}").exists()
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        ([OK], None),
+        ([OK, Prerequisite("fuse", False, "x"), Prerequisite(run.LOADING, False, "refused")], run.LOADING),
+        ([Prerequisite("privileges", False, "x", privilege=True), Prerequisite("fuse", False, "x")], "fuse"),
+        ([Prerequisite("privileges", False, "x", privilege=True)], "privileges"),
+    ],
+)
+def test_the_reason_is_the_kernels_own(found: list[Prerequisite], name: str | None) -> None:
+    reason = run.obstacle(found)
+    assert (reason.name if reason else None) == name
+
+
+def test_watching_writes_nowhere_but_in_its_own_place(tmp_path: Path) -> None:
+    file = tmp_path / "enforcer.toml"
+    file.write_text(run.settings_text(tmp_path))
+    chosen = settings.load(file)
+    assert {chosen.paths.state_dir, chosen.paths.run_dir, chosen.paths.log_dir} == {
+        str(tmp_path / name) for name in ("state", "run", "log")
+    }
+    assert chosen.store.kind is settings.StoreKind.SQLITE and chosen.store.path.startswith(str(tmp_path))
+    assert {"--audit-only", "--no-pin"} <= set(run.command(file))
+    assert parse.load([str(run.POLICY)], generation=1).rules
+
+
+def test_make_help_names_every_target() -> None:
+    said = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = set(re.findall(r"make (\w+)", said))
+    assert {"run", "test", "lint", "unit", "vm", "bench", "build", "install", "clean", "help"} == named
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root becomes nobody here")
+@pytest.mark.parametrize("target", ["run", "test", "vm"])
+def test_not_root(target: str) -> None:
+    done = subprocess.run(
+        ["make", "-s", target], cwd=ROOT, capture_output=True, text=True, user=65534, group=65534, extra_groups=[]
+    )
+    assert done.returncode != 0 and done.stdout == ""
+    assert done.stderr.splitlines()[0].startswith(f"make {target}: run it as root")
+    assert "Error 4" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_units(tmp_path: Path) -> None:
+    for unit in ("enforcerd.service", "enforcer-keeper.service"):
+        text = (ROOT / "tools/systemd" / unit).read_text()
+        # paths that are there on every machine; the interpreter is what it will be
+        text = text.replace("@PREFIX@/bin/python", "/usr/bin/python3").replace("@PREFIX@", "/usr")
+        (tmp_path / unit).write_text(text)
+    (tmp_path / "enforcerd.service.d").mkdir()
+    shutil.copy(ROOT / "tools/systemd/enforcerd-early.conf", tmp_path / "enforcerd.service.d/10-early.conf")
+    units = [str(tmp_path / unit) for unit in ("enforcerd.service", "enforcer-keeper.service")]
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if "enforcer" in line]
+    assert done.returncode == 0 and said == []
+
+
+def test_the_unit_gives_the_directories_that_the_settings_name() -> None:
+    text = (ROOT / "tools/systemd/enforcerd.service").read_text()
+    paths = settings.Settings().paths
+    assert f"RuntimeDirectory={Path(paths.run_dir).name}\n" in text and paths.run_dir.startswith("/run/")
+    assert f"StateDirectory={Path(paths.state_dir).name}\n" in text and paths.state_dir.startswith("/var/lib/")
+    tmpfiles = (ROOT / "tools/systemd/tmpfiles.conf").read_text()
+    assert all(f"d {path} " in tmpfiles for path in (paths.run_dir, paths.state_dir, paths.log_dir))
+
+
+def test_what_make_install_writes_first_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "enforcer.toml"
+    file.write_text(settings.listing())
+    assert settings.parse(file.read_text()).as_dict() == settings.parse("").as_dict()
+
+
+def test_bench_is_honest_about_its_numbers() -> None:
+    for result in bench.measure(seconds=0.02):
+        assert result.per_second > 0 and result.count >= 1 and result.what
