@@ -4,13 +4,14 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENF_ABI 4
+#define ENF_ABI 5
 
 #define ENF_PATH_BYTES 1024 /* a longer source or target is flagged, not guessed: PATH_MAX would cost 8 KiB a task */
 #define ENF_FSTYPE_BYTES 32 /* longest name in /proc/filesystems is under 16 */
 #define ENF_COMM_BYTES 16   /* TASK_COMM_LEN, include/linux/sched.h */
 #define ENF_FRAMES 4        /* vfs_get_tree nests: btrfs subvolume, automount inside the path walk */
 #define ENF_OPENS 4         /* block device opens nest: a driver's open that opens its lower device */
+#define ENF_PARAMS 8        /* options of one mount that name devices; btrfs may list members */
 #define ENF_SELVES 4        /* enforcerd, keeper, and their successors during an upgrade */
 
 enum enf_op { /* which gate asks */
@@ -45,6 +46,7 @@ enum enf_ask_flag {
 	ENF_ASK_READ_ONLY = 2,
 	ENF_ASK_REQUIRES_DEV = 4,
 	ENF_ASK_EXCLUSIVE = 8, /* open with O_EXCL */
+	ENF_ASK_OPTIONS_CUT = 32, /* so did not the options */
 	ENF_ASK_OPENED = 16,   /* the type opened devices before it could ask (btrfs before 7.x) */
 };
 
@@ -92,7 +94,7 @@ struct enf_ask {
 	__u64 asked_ns; /* boot clock */
 	__u64 start_ns; /* start of the task, boot clock: tells a reused TID apart */
 	__u64 cgroup_id;
-	__u64 arg; /* ioctl: user pointer */
+	__u64 arg; /* ioctl: user pointer; sb_alloc_security: key of its element in params */
 	__u64 mount_flags;
 	__u32 op;
 	__u32 tid;
@@ -108,7 +110,19 @@ struct enf_ask {
 	char fstype[ENF_FSTYPE_BYTES];
 	char source[ENF_PATH_BYTES];
 	char target[ENF_PATH_BYTES];
+	char options[ENF_PATH_BYTES]; /* mount(2): its data */
 	struct enf_reply reply;
+};
+
+struct enf_param {
+	char key[16];
+	char value[240];
+};
+
+struct enf_params { /* what names further devices, collected while a filesystem context is configured */
+	__u32 used; /* more than ENF_PARAMS: something did not fit */
+	__u32 pad;
+	struct enf_param slots[ENF_PARAMS];
 };
 
 struct enf_event {

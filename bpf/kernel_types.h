@@ -28,6 +28,7 @@ struct path { struct vfsmount *mnt; struct dentry *dentry; };
 struct inode { umode_t i_mode; dev_t i_rdev; unsigned long i_ino; struct super_block *i_sb; };
 struct file { fmode_t f_mode; unsigned int f_flags; struct inode *f_inode; };
 struct fs_context { struct file_system_type *fs_type; struct dentry *root; const char *source; unsigned int sb_flags; };
+struct fs_parameter { const char *key; char *string; };
 struct blk_holder_ops;
 
 typedef struct { unsigned long sig[1]; } sigset_t;

@@ -28,6 +28,8 @@ TABLE(supers, BPF_MAP_TYPE_HASH, 8192, __u64, struct enf_super);	/* by struct su
 TABLE(fstypes, BPF_MAP_TYPE_HASH, 1024, struct enf_fstype_key, __u32);	/* enum enf_fs_handling */
 TABLE(tasks, BPF_MAP_TYPE_HASH, 8192, __u32, struct enf_task);		/* by TID: cgroup/dev has no task storage */
 TABLE(asks, BPF_MAP_TYPE_HASH, 4096, __u32, struct enf_ask);		/* by TID */
+TABLE(params, BPF_MAP_TYPE_LRU_HASH, 1024, __u64, struct enf_params);	/* by struct fs_context * */
+TABLE(blank_params, BPF_MAP_TYPE_ARRAY, 1, __u32, struct enf_params);
 TABLE(blank_ask, BPF_MAP_TYPE_ARRAY, 1, __u32, struct enf_ask);		/* zeroes; too large for the stack */
 TABLE(blank_task, BPF_MAP_TYPE_ARRAY, 1, __u32, struct enf_task);
 

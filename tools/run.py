@@ -77,7 +77,8 @@ def watch() -> int:
         print("watching: mounts, swap and raw writes are shown and never refused; Ctrl-C ends it", flush=True)
         enforcer(["audit", "--follow", "--file", str(place / "log/audit.jsonl")])
         own_end = daemon.poll()
-        if own_end is not None:  # it ended before anybody asked it to
+        if own_end is not None:
+            print(f"run: enforcerd ended before anybody asked it to ({_how(own_end)})", file=sys.stderr)
             return own_end if own_end >= 0 else int(Exit.FAILURE)
         return int(Exit.OK)
     finally:
@@ -87,6 +88,10 @@ def watch() -> int:
         ctypes.CDLL(None).umount2(os.fsencode(place / "run/upcall"), _MNT_DETACH)
         shutil.rmtree(place, ignore_errors=True)
         print("\nended: nothing stays in force", flush=True)
+
+
+def _how(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _tell_end(daemon: subprocess.Popen[bytes]) -> None:

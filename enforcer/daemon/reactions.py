@@ -48,7 +48,7 @@ class Reactions:
         devices: Devices,
         leases: Leases,
         policy: Callable[[], Policy],
-        record: Callable[[Intent, Verdict], None],
+        record: Callable[[Intent, Verdict], object],
         notice: Callable[[str, str], None],
         store_name: str,
     ) -> None:

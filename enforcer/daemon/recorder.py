@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From a verdict to its one record, and to the one line on the refused caller's terminal.
 
-Nothing here may delay a verdict: the log has its own thread, the build id another, the terminal a third.
+The log has its own thread, the build id another, the terminal a third: only the last may keep a refused caller, and
+only for a moment, because it could not be told any more once it has gone on.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from enforcer.audit import record as audit_record
@@ -35,12 +36,17 @@ class Recorder:
         """Begin to read the build id of a caller that waits."""
         return self._builds.request(tid)
 
-    def verdict(self, intent: Intent, verdict: Verdict, began: int = 0, extra: object = None) -> None:
-        """Write the record; tell the caller, which began ``began`` ticks after boot, if it was refused."""
+    def verdict(self, intent: Intent, verdict: Verdict, began: int = 0, extra: object = None) -> Future[bool] | None:
+        """Write the record; tell the caller, which began ``began`` ticks after boot, if it was refused.
+
+        The future is done when the caller has been told.
+        """
         entry = audit_record.build(self._origin, intent, verdict)
+        told = None
         if verdict.effect is Effect.REFUSE and began:
-            self._teller.submit(tell.tell, intent.caller.tid, began, tell.line(Record.of(entry)))
+            told = self._teller.submit(tell.tell, intent.caller.tid, began, tell.line(Record.of(entry)))
         self.log.submit(entry, extra if isinstance(extra, Pending) else None)
+        return told
 
     def notice(self, kind: str, reason: str, facts: Mapping[str, object] | None = None) -> None:
         """A record that is no intent: start, stop, adoption, an alarm."""

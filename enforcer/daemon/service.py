@@ -13,6 +13,7 @@ import grp
 import logging
 import os
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,18 +23,18 @@ from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.identity import holder, node_name, read_session
 from enforcer.cluster.sqlite_store import SqliteStore
 from enforcer.cluster.store import LeaseStore
-from enforcer.daemon import probe, report
+from enforcer.daemon import probe
 from enforcer.daemon.control import Control
 from enforcer.daemon.notify import notify
 from enforcer.daemon.reactions import Reactions
 from enforcer.daemon.recorder import Recorder
+from enforcer.daemon.verbs import Parts, Verbs
 from enforcer.kernel import abi, program
 from enforcer.kernel.events import EventStream
 from enforcer.kernel.program import Attached
 from enforcer.kernel.tables import Tables
 from enforcer.kernel.upcall import UpcallServer
-from enforcer.model.clock import boot_ns
-from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable, UsageError
+from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
 from enforcer.model.intent import Intent, Verdict
 from enforcer.model.resource import UseKind
 from enforcer.policy import parse
@@ -118,7 +119,7 @@ class Service:
     async def run(self) -> None:
         """Start, serve until :meth:`stop`, end in order. Raises EnforcerError if it cannot start."""
         for directory in (self._run_dir, self._state_dir, Path(self._settings.paths.log_dir)):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o755 if directory == self._run_dir else 0o700)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o750 if directory != self._run_dir else 0o755)
         group = _group(self._settings.daemon.group)
         origin = Origin(self._holder.node, self._holder.boot_id)
         self.recorder = Recorder(Path(self._settings.paths.log_dir) / "audit.jsonl", origin, group)
@@ -188,12 +189,31 @@ class Service:
             await self._meet_the_store()
         tables.configure(enforce=1, strict=0, unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
         await probe.drive()
+        verbs = Verbs(
+            Parts(
+                attached=attached,
+                tables=tables,
+                devices=self._devices,
+                leases=self._leases,
+                asks=self._asks,
+                reactions=self._reactions,
+                recorder=self.recorder,
+                store=self._store,
+                holder=self._holder,
+                run_dir=self._run_dir,
+                audit_only=self._audit_only,
+                warnings=self._warnings,
+                policy=lambda: self.policy,
+                deadline_ns=self._deadline_ns,
+                store_state=lambda: (self._store_trouble, self._adopted),
+            )
+        )
         self._control = Control(
             self._run_dir / "control.sock",
             group=group,
             audit=self.recorder.log,
-            reading={"status": self._status, "who": self._who},
-            acting={"fence-confirm": self._fence_confirm, "policy-reload": self._reload},
+            reading={"status": verbs.status, "who": verbs.who},
+            acting={"fence-confirm": verbs.fence_confirm, "policy-reload": self._reload},
         )
         await self._control.start()
         self._spawn(self._leases.run())
@@ -244,10 +264,10 @@ class Service:
             return
         self._asks.asked(tid, unique)
 
-    def _answered(self, intent: Intent, verdict: Verdict, began: int, extra: object) -> None:
+    def _answered(self, intent: Intent, verdict: Verdict, began: int, extra: object) -> Future[bool] | None:
         if intent.kind in (UseKind.WRITE_OPEN, UseKind.SWAP):
             self._leases.permit_over(intent.id)  # the file is counted since before it was asked for
-        self.recorder.verdict(intent, verdict, began, extra)
+        return self.recorder.verdict(intent, verdict, began, extra)
 
     async def _point_at_anchor(self) -> None:
         pid, inode, device = await asyncio.to_thread(self._upcall.identity)
@@ -337,86 +357,6 @@ class Service:
             self._tables.fstype(name, None)
         for name, handling in wanted.items():
             self._tables.fstype(name, abi.FsHandling(int(handling)))
-
-    # -- verbs -----------------------------------------------------------------------------------------------
-
-    async def _status(self, _request: Mapping[str, object]) -> dict[str, object]:
-        assert self._attached is not None
-        stats, config = self._tables.stats.get(0) or abi.Stats(), self._tables.config.get(0) or abi.Config()
-        deadline = self._deadline_ns()
-        session, trouble = read_session(self._run_dir) if deadline is not None else (None, "")
-        return {
-            "node": self._holder.node,
-            "boot_id": self._holder.boot_id,
-            "session": self._holder.session,
-            "mode": "audit" if self._audit_only else "enforce",
-            "generation": self.policy.generation,
-            "policy_digest": self.policy.digest,
-            "store": {
-                "kind": self._store.name,
-                "reachable": not self._store_trouble and self._adopted,
-                "detail": self._store_trouble,
-                "ttl_s": self._store.ttl_s,
-            },
-            "enforcing": bool(config.enforce),
-            "kernel": {
-                "programs": len(self._attached.programs),
-                "misses": sum(self._attached.misses().values()),
-                "drops": int(stats.events_lost),
-                "strict": bool(config.strict),
-                "pinned": self._attached.pinned is not None,
-            },
-            "keeper": {
-                "alive": session is not None,
-                "deadline_in_s": round((deadline - boot_ns()) / 1e9, 1) if deadline else None,
-                "detail": trouble,
-            },
-            "counters": {
-                **self._asks.counts,
-                **self._reactions.counts,
-                "waiting": self._asks.waiting(),
-                "kernel_asks": int(stats.asks),
-                "no_answer": int(stats.no_answer),
-                "passed_without_upcall": int(stats.passed_types),
-                **{f"audit_{k}": v for k, v in self.recorder.log.counters().items()},
-            },
-            "devices": len(self._devices.known),
-            "warnings": [
-                *self._warnings,
-                *([f"store: {self._store_trouble}"] if self._store_trouble else []),
-            ],
-        }
-
-    async def _who(self, _request: Mapping[str, object]) -> dict[str, object]:
-        try:
-            stored, nodes = await self._store.leases(), await self._store.nodes()
-            said = report.disagreements(
-                stored, nodes, self._leases.held(), self._devices, self._leases, self._holder.node
-            )
-        except EnforcerError as error:
-            stored, nodes, said = (), (), [f"the store did not answer: {error}"]
-        devices = sorted(self._devices.known.values(), key=lambda k: k.device.dev)
-        return {
-            "leases": [report.lease(h) for h in stored],
-            "nodes": [report.node(n) for n in nodes],
-            "devices": [report.device(k, self._tables, self._leases) for k in devices],
-            "disagreements": said,
-        }
-
-    async def _fence_confirm(self, request: Mapping[str, object]) -> dict[str, object]:
-        node, boot_id = request.get("node"), request.get("boot_id")
-        if not isinstance(node, str) or not isinstance(boot_id, str) or not node or not boot_id:
-            raise UsageError("node and boot id are needed", hint="enforcer fence confirm NODE --boot-id ID")
-        await self._store.fence_confirm(
-            node, boot_id, f"root on {self._holder.node}", force=request.get("force") is True
-        )
-        over = [
-            str(h.lease.resource)
-            for h in await self._store.leases()
-            if h.lease.holder.node == node and h.lease.holder.boot_id == boot_id
-        ]
-        self.recorder.notice("fence-confirm", f"boot {boot_id} of {node} was confirmed as fenced", {"resources": over})
-        return {"node": node, "boot_id": boot_id, "resources": over}
 
     async def _reload(self, _request: Mapping[str, object]) -> dict[str, object]:
         self.reload()

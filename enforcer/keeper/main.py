@@ -181,6 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.hint:
             sys.stderr.write(f"  hint: {error.hint}\n")
         return int(error.exit_code)
+    except OSError as error:
+        sys.stderr.write(f"enforcer-keeper: {error}\n")
+        return int(Exit.FAILURE)
     return Exit.OK
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -84,13 +85,18 @@ class Progress:
                 log.error("enforcerd cannot be restarted: %s: %s", self._restart[0], error)
 
 
+def _unescaped(field: bytes) -> bytes:
+    """Spaces and the like stand as ``\\040`` in mountinfo (show_mnt_opts, fs/proc_namespace.c)."""
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8) & 0xFF]), field)
+
+
 def _mount_device(where: Path) -> int | None:
     """Device number of the mount at ``where`` without asking the file system itself (proc_pid_mountinfo(5))."""
     wanted = os.fsencode(where)
     found = None
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         fields = line.split()
-        if len(fields) > 4 and fields[4] == wanted:
+        if len(fields) > 4 and _unescaped(fields[4]) == wanted:
             major, _, minor = fields[2].partition(b":")
             found = os.makedev(int(major), int(minor))
     return found

@@ -11,8 +11,8 @@ from typing import Any
 
 from enforcer.kernel.libbpf import library
 
-ABI = 4
-PATH_BYTES, FSTYPE_BYTES, COMM_BYTES, FRAMES, OPENS, SELVES = 1024, 32, 16, 4, 4, 4
+ABI = 5
+PATH_BYTES, FSTYPE_BYTES, COMM_BYTES, FRAMES, OPENS, SELVES, PARAMS = 1024, 32, 16, 4, 4, 4, 8
 
 _u32, _s32, _u64, _s64 = C.c_uint32, C.c_int32, C.c_uint64, C.c_int64
 
@@ -50,6 +50,7 @@ class AskFlag(IntFlag):
     REQUIRES_DEV = 4
     EXCLUSIVE = 8
     OPENED = 16
+    OPTIONS_CUT = 32
 
 
 class EventKind(IntEnum):
@@ -97,8 +98,17 @@ class Ask(C.Structure):
         ("fstype", C.c_ubyte * FSTYPE_BYTES),
         ("source", C.c_ubyte * PATH_BYTES),
         ("target", C.c_ubyte * PATH_BYTES),
+        ("options", C.c_ubyte * PATH_BYTES),
         ("reply", Reply),
     )
+
+
+class Param(C.Structure):
+    _fields_ = (("key", C.c_ubyte * 16), ("value", C.c_ubyte * 240))
+
+
+class Params(C.Structure):
+    _fields_ = (("used", _u32), ("pad", _u32), ("slots", Param * PARAMS))
 
 
 class Event(C.Structure):
@@ -227,6 +237,8 @@ class Question(C.Structure):
 MIRRORS: dict[str, type[C.Structure]] = {
     "enf_reply": Reply,
     "enf_ask": Ask,
+    "enf_param": Param,
+    "enf_params": Params,
     "enf_event": Event,
     "enf_guard": Guard,
     "enf_ledger": Ledger,

@@ -25,11 +25,9 @@ _KFUNCS = (
 _TRACED = (
     "vfs_get_tree",
     "lookup_bdev",
-    "bdev_open",
-    "bdev_release",
     "bdev_file_open_by_dev",
-    "blkdev_open",
     "bdev_add",
+    "put_fs_context",
 )
 _CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19, "CAP_BPF": 39, "CAP_PERFMON": 38}
 _BTF_KIND_FUNC = 12

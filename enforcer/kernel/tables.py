@@ -76,6 +76,7 @@ class Tables:
         self.supers = Table(maps["supers"], abi.Super, "supers", 8)
         self.fstypes = Table(maps["fstypes"], _U32, "fstypes", abi.FSTYPE_BYTES)
         self.tasks = Table(maps["tasks"], abi.Task, "tasks")
+        self.params = Table(maps["params"], abi.Params, "params", 8)
         self.asks = Table(maps["asks"], abi.Ask, "asks")
 
     def configure(self, **changes: int) -> None:

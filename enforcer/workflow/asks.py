@@ -13,19 +13,21 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from enforcer.kernel import abi
 from enforcer.kernel.tables import Tables, start_ticks
 from enforcer.model.clock import boot_ns
 from enforcer.model.intent import Effect, Intent, Source, Verdict
-from enforcer.model.resource import UseKind
 from enforcer.policy.rules import Policy
 from enforcer.workflow import callers
 from enforcer.workflow.judge import Judge, Question
 
 log = logging.getLogger(__name__)
 ABANDONED_S = 3.0  # a caller that runs on after a signal and does not come back within this has given up
+TELL_S = 0.25  # how long a refused caller is kept so that it can be told why
+STALE_NS = 5_000_000_000  # a verdict that waited longer for its caller is reached anew
 KEPT_NS = 60_000_000_000  # how long a verdict waits for a caller that is stopped or frozen
 
 
@@ -38,12 +40,15 @@ class _Pending:
     unique: int | None  # the FUSE request that waits, None while the caller handles a signal
     nonce: int
     verdict: Verdict | None = None
+    verdict_ns: int = 0
+    recorded: bool = False
     left_ns: int = 0
 
 
 class Asks:
     """All pending asks. ``answer(unique, value)`` sends a verdict; ``noticed(tid)`` may begin work for the record while
-    the caller surely waits, and ``done(intent, verdict, began, extra)`` records the outcome with what it returned.
+    the caller surely waits, and ``done(intent, verdict, began, extra)`` records the outcome with what it returned; it
+    may give back a future, while which the caller is told.
     ``dropped(intent)`` tells of a caller that gave up."""
 
     def __init__(
@@ -53,7 +58,7 @@ class Asks:
         policy: Callable[[], Policy],
         answer: Callable[[int, bytes], None],
         noticed: Callable[[int], object],
-        done: Callable[[Intent, Verdict, int, object], None],
+        done: Callable[[Intent, Verdict, int, object], Future[bool] | None],
         dropped: Callable[[int], None],
     ) -> None:
         self._tables, self._judge, self._policy = tables, judge, policy
@@ -80,8 +85,11 @@ class Asks:
             self.counts["joined"] += 1
             pending.unique, pending.nonce, pending.left_ns = unique, raw.nonce, 0
             self._by_unique[unique] = pending
-            if pending.verdict is not None:
-                self._reply(pending)
+            if pending.verdict is not None and boot_ns() - pending.verdict_ns > STALE_NS:
+                pending.verdict = None  # a permit does not keep; it is still the same ask and the same record
+                self._start(self._work(pending))
+            elif pending.verdict is not None:
+                self._start(self._reply(pending))
             return
         self.counts["asks"] += 1
         try:
@@ -124,33 +132,34 @@ class Asks:
             async with asyncio.timeout(max(0.05, (deadline_ns - boot_ns()) / 1e9)):
                 intent, verdict = await self._judge.judge(pending.question, pending.intent, deadline_ns)
         except TimeoutError:
-            verdict = _at_deadline(policy, intent)
+            verdict = self._judge.at_deadline(intent)
         except asyncio.CancelledError:
             raise
         except Exception:
             log.exception("event %d: no verdict could be reached; refused", pending.intent.id)
-            verdict = Verdict(
-                Effect.REFUSE,
-                errno.EBUSY,
-                Source.POLICY,
-                "an internal error, see the journal",
-                generation=policy.generation,
-            )
-        pending.intent, pending.verdict = intent, verdict
+            verdict = self._judge.without_answer(intent, Source.POLICY, "an internal error, see the journal")
+        pending.intent, pending.verdict, pending.verdict_ns = intent, verdict, boot_ns()
         effect = {Effect.PERMIT: "permits", Effect.REFUSE: "refusals", Effect.WOULD_REFUSE: "would_refuse"}[
             verdict.effect
         ]
         self.counts[effect] += 1
         if pending.left_ns and not callers.alive(pending.question.tid, pending.began):
-            self._forget(pending, gone=True)
+            self._forget(pending)
         elif pending.unique is not None:
-            self._reply(pending)
+            await self._reply(pending)
 
-    def _reply(self, pending: _Pending) -> None:
+    async def _reply(self, pending: _Pending) -> None:
+        """Record the verdict once, let the caller read its line while it surely is there, then answer."""
         verdict, unique = pending.verdict, pending.unique
         if verdict is None or unique is None:
             return
-        self._done(pending.intent, verdict, pending.began, pending.extra)
+        if not pending.recorded:
+            pending.recorded = True
+            told = self._done(pending.intent, verdict, pending.began, pending.extra)
+            if told is not None:
+                await asyncio.wait({asyncio.wrap_future(told)}, timeout=TELL_S)
+        if pending.unique != unique:
+            return  # interrupted meanwhile: whoever comes back is answered then
         refused = verdict.effect is Effect.REFUSE
         dev = pending.intent.dev if pending.question.op is abi.Op.SB_MOUNT else None
         reply = abi.Reply(
@@ -173,14 +182,16 @@ class Asks:
             dead = not callers.alive(pending.question.tid, pending.began)
             running = not _stopped(pending.question.tid)
             if dead or (running and away_ns > ABANDONED_S * 1e9) or away_ns > KEPT_NS:
-                self._forget(pending, gone=True)
+                self._forget(pending)
                 return
 
-    def _forget(self, pending: _Pending, *, gone: bool) -> None:
+    def _forget(self, pending: _Pending) -> None:
         if self._pending.pop(pending.question.key, None) is None:
             return
         pending.left_ns = 0
         self._dropped(pending.intent.id)
+        if pending.recorded:
+            return
         verdict = pending.verdict or Verdict(
             Effect.REFUSE, errno.EINTR, Source.CALLER_GONE, "", generation=self._policy().generation
         )
@@ -191,21 +202,6 @@ class Asks:
             pending.began,
             pending.extra,
         )
-
-
-def _at_deadline(policy: Policy, intent: Intent) -> Verdict:
-    """The configured answer. Work goes on for a mount (EAGAIN: try again); elsewhere EAGAIN means other things."""
-    seconds = policy.defaults.deadline_s
-    number = errno.EAGAIN if intent.kind is UseKind.MOUNT else errno.EBUSY
-    return Verdict(
-        Effect.REFUSE,
-        number,
-        Source.DEADLINE,
-        f"no answer within {seconds:g} s",
-        default="on_deadline",
-        generation=policy.generation,
-        remedy="enforcer status",
-    )
 
 
 def _stopped(tid: int) -> bool:

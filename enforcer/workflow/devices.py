@@ -87,6 +87,7 @@ class Devices:
         self._grips: dict[ResourceId, Grip] = {}
         self._elsewhere: frozenset[ResourceId] = frozenset()
         self._adopted: dict[DevNum, str] = {}
+        self._gone: set[DevNum] = set()  # not in sysfs any more, but still open
         self.known: dict[DevNum, Known] = {}
 
     def rescan(self) -> None:
@@ -105,6 +106,7 @@ class Devices:
 
     def classify(self, dev: DevNum) -> Known:
         """Resolve one device now and write its entry. What cannot be resolved is guarded, never free."""
+        self._gone.discard(dev)
         device = replace(self._identities.resolve(dev), in_use=self._adopted.get(dev, ""))
         facts = Facts(self.seen_by(device), device.problem)
         known = Known(device, guards(self._policy(), device, facts), facts)
@@ -117,6 +119,8 @@ class Devices:
         counts = self._tables.ledger.get(dev.to_kernel())
         if counts is None or (counts.uses <= 0 and counts.inflight <= 0):
             self.known.pop(dev, None)
+        else:
+            self._gone.add(dev)
         self._tables.guard.delete(dev.to_kernel())
 
     def seen_by(self, device: Device) -> frozenset[str]:
@@ -190,4 +194,6 @@ class Devices:
         return entry
 
     def _write(self, known: Known) -> None:
+        if known.device.dev in self._gone:
+            return  # whatever gets this number next is another device: it is born unknown
         self._tables.guard.put(known.device.dev.to_kernel(), self.entry(known))

@@ -21,7 +21,7 @@ from enforcer.model.lease import Denied, Liveness, Standing
 from enforcer.model.resource import Device, DevNum, UseKind
 from enforcer.policy import message
 from enforcer.policy.engine import Action, Decision, Facts, decide
-from enforcer.policy.rules import Policy, RuleMode
+from enforcer.policy.rules import MultiAttached, Policy, RuleMode
 from enforcer.storage import dmtable, sources
 from enforcer.workflow import callers
 from enforcer.workflow.devices import Devices
@@ -144,6 +144,31 @@ class Judge:
         verdict = await self._lease(decision, intent, deadline_ns, stages)
         verdict.stages_ns["store"] = boot_ns() - began
         return intent, verdict
+
+    def at_deadline(self, intent: Intent) -> Verdict:
+        """The answer when there is none in time. Work goes on behind it: a second try may find it done."""
+        return self.without_answer(
+            intent, Source.DEADLINE, f"no answer within {self._policy().defaults.deadline_s:g} s"
+        )
+
+    def without_answer(self, intent: Intent, source: Source, reason: str) -> Verdict:
+        """A refusal, or in audit mode the remark that it would have been one.
+
+        EAGAIN is for mounts alone: elsewhere it means other things to callers.
+        """
+        policy = self._policy()
+        known = self._devices.known.get(intent.dev) if intent.dev is not None else None
+        audit = known.guarding.audit if known is not None else not _enforces(policy)
+        return Verdict(
+            Effect.WOULD_REFUSE if audit else Effect.REFUSE,
+            errno.EAGAIN if intent.kind is UseKind.MOUNT else errno.EBUSY,
+            source,
+            reason,
+            default="on_deadline" if source is Source.DEADLINE else "",
+            generation=policy.generation,
+            store=self._store,
+            remedy="enforcer status",
+        )
 
     def _decide(self, policy: Policy, intent: Intent, facts: Facts) -> Decision:
         decision = decide(policy, intent, facts)
@@ -294,6 +319,7 @@ class Judge:
         )
 
 
-def use_of(kind: UseKind) -> str:
-    """The word for what was not done, for the refused caller's line."""
-    return {UseKind.MOUNT: "mounted", UseKind.SWAP: "used as swap", UseKind.DM_LOAD: "mapped"}.get(kind, "opened")
+def _enforces(policy: Policy) -> bool:
+    """False if nothing that this policy says could refuse anything."""
+    rules = any(rule.mode is RuleMode.ENFORCE for rule in policy.rules)
+    return rules or policy.defaults.multi_attached in (MultiAttached.DENY, MultiAttached.LEASE)

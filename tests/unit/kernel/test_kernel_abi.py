@@ -54,6 +54,7 @@ def test_constants() -> None:
         "FRAMES": abi.FRAMES,
         "OPENS": abi.OPENS,
         "SELVES": abi.SELVES,
+        "PARAMS": abi.PARAMS,
     }
 
 

@@ -16,12 +16,9 @@ PROGRAMS = {
     "cgroup/dev": "guard_device",
     "fentry/bdev_add": "forget_at_birth",
     "fentry/bdev_file_open_by_dev": "mark_open_by_dev",
-    "fentry/blkdev_open": "mark_blkdev_open",
+    "fentry/put_fs_context": "forget_params",
     "fentry/vfs_get_tree": "note_get_tree",
     "fexit/bdev_file_open_by_dev": "unmark_open_by_dev",
-    "fexit/bdev_open": "count_open",
-    "fexit/bdev_release": "count_release",
-    "fexit/blkdev_open": "unmark_blkdev_open",
     "fexit/lookup_bdev": "note_lookup",
     "fexit/vfs_get_tree": "note_got_tree",
     "lsm.s/file_ioctl": "gate_file_ioctl",
@@ -31,13 +28,15 @@ PROGRAMS = {
     "lsm.s/sb_mount": "gate_sb_mount",
     "lsm.s/sb_remount": "check_remount",
     "lsm.s/sb_umount": "note_umount",
+    "lsm/file_free_security": "uncount_file",
     "lsm/file_ioctl_compat": "gate_file_ioctl_compat",
+    "lsm/fs_context_parse_param": "note_param",
     "lsm/move_mount": "check_move_mount",
     "lsm/sb_free_security": "note_super_gone",
     "lsm/task_free": "note_task_gone",
 }
-TABLES = {"asks", "config", "deadline", "fstypes", "guard", "ledger", "stats", "supers", "tasks", "uses"}
-MAPS = TABLES | {"blank_ask", "blank_task", "events"}
+TABLES = {"asks", "config", "deadline", "fstypes", "guard", "ledger", "params", "stats", "supers", "tasks", "uses"}
+MAPS = TABLES | {"blank_ask", "blank_params", "blank_task", "events"}
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ BREAKS: list[tuple[str, Callable[[Machine], object], str, str]] = [
     ("privileges", lambda m: m.write("/proc/self/status", "CapEff:\t0\n"), "lacks CAP_SYS_ADMIN", "root"),
     ("BTF", lambda m: m.path("/sys/kernel/btf/vmlinux").unlink(), "is not there", "CONFIG_DEBUG_INFO_BTF"),
     ("kfuncs", lambda m: m.missing[0].append("bpf_put_file"), "lacks bpf_put_file", "6.12"),
-    ("traced functions", lambda m: m.missing[1].append("bdev_open"), "lacks bdev_open", "6.12"),
+    ("traced functions", lambda m: m.missing[1].append("bdev_add"), "lacks bdev_add", "6.12"),
     (LOADING, lambda m: setattr(m, "loads", False), "the kernel's word", "another kernel"),
     (
         "bpf in the LSM list",

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The control socket's verbs. They only look, but for ``fence-confirm``, and may be slow: no verdict waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from enforcer.cluster.identity import read_session
+from enforcer.cluster.store import LeaseStore
+from enforcer.daemon import report
+from enforcer.daemon.reactions import Reactions
+from enforcer.daemon.recorder import Recorder
+from enforcer.kernel import abi
+from enforcer.kernel.program import Attached
+from enforcer.kernel.tables import Tables
+from enforcer.model.clock import boot_ns
+from enforcer.model.errors import EnforcerError, UsageError
+from enforcer.model.lease import Holder
+from enforcer.policy.rules import Policy
+from enforcer.workflow.asks import Asks
+from enforcer.workflow.devices import Devices
+from enforcer.workflow.leases import Leases
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the verbs look at. ``store_state()``: what is wrong with the store, or "", and whether ours is adopted."""
+
+    attached: Attached
+    tables: Tables
+    devices: Devices
+    leases: Leases
+    asks: Asks
+    reactions: Reactions
+    recorder: Recorder
+    store: LeaseStore
+    holder: Holder
+    run_dir: Path
+    audit_only: bool
+    warnings: list[str]
+    policy: Callable[[], Policy]
+    deadline_ns: Callable[[], int | None]
+    store_state: Callable[[], tuple[str, bool]]
+
+
+class Verbs:
+    """One method a verb: the request's fields in, the reply's ``data`` out."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def status(self, _request: Mapping[str, object]) -> dict[str, object]:
+        """How the daemon, the kernel, the store and the keeper are."""
+        trouble_of_store, adopted = self._parts.store_state()
+        stats, config = self._parts.tables.stats.get(0) or abi.Stats(), self._parts.tables.config.get(0) or abi.Config()
+        deadline = self._parts.deadline_ns()
+        session, trouble = read_session(self._parts.run_dir) if deadline is not None else (None, "")
+        return {
+            "node": self._parts.holder.node,
+            "boot_id": self._parts.holder.boot_id,
+            "session": self._parts.holder.session,
+            "mode": "audit" if self._parts.audit_only else "enforce",
+            "generation": self._parts.policy().generation,
+            "policy_digest": self._parts.policy().digest,
+            "store": {
+                "kind": self._parts.store.name,
+                "reachable": not trouble_of_store and adopted,
+                "detail": trouble_of_store,
+                "ttl_s": self._parts.store.ttl_s,
+            },
+            "enforcing": bool(config.enforce),
+            "kernel": {
+                "programs": len(self._parts.attached.programs),
+                "misses": sum(self._parts.attached.misses().values()),
+                "drops": int(stats.events_lost),
+                "strict": bool(config.strict),
+                "pinned": self._parts.attached.pinned is not None,
+            },
+            "keeper": {
+                "alive": session is not None,
+                "deadline_in_s": round((deadline - boot_ns()) / 1e9, 1) if deadline else None,
+                "detail": trouble,
+            },
+            "counters": {
+                **self._parts.asks.counts,
+                **self._parts.reactions.counts,
+                "waiting": self._parts.asks.waiting(),
+                "kernel_asks": int(stats.asks),
+                "no_answer": int(stats.no_answer),
+                "passed_without_upcall": int(stats.passed_types),
+                **{f"audit_{k}": v for k, v in self._parts.recorder.log.counters().items()},
+            },
+            "devices": len(self._parts.devices.known),
+            "warnings": [
+                *self._parts.warnings,
+                *([f"store: {trouble_of_store}"] if trouble_of_store else []),
+            ],
+        }
+
+    async def who(self, _request: Mapping[str, object]) -> dict[str, object]:
+        """Every lease, node and device, side by side."""
+        try:
+            stored, nodes = await self._parts.store.leases(), await self._parts.store.nodes()
+            said = report.disagreements(
+                stored,
+                nodes,
+                self._parts.leases.held(),
+                self._parts.devices,
+                self._parts.leases,
+                self._parts.holder.node,
+            )
+        except EnforcerError as error:
+            stored, nodes, said = (), (), [f"the store did not answer: {error}"]
+        devices = sorted(self._parts.devices.known.values(), key=lambda k: k.device.dev)
+        return {
+            "leases": [report.lease(h) for h in stored],
+            "nodes": [report.node(n) for n in nodes],
+            "devices": [report.device(k, self._parts.tables, self._parts.leases) for k in devices],
+            "disagreements": said,
+        }
+
+    async def fence_confirm(self, request: Mapping[str, object]) -> dict[str, object]:
+        """Record that a boot of a node is silent for ever."""
+        node, boot_id = request.get("node"), request.get("boot_id")
+        if not isinstance(node, str) or not isinstance(boot_id, str) or not node or not boot_id:
+            raise UsageError("node and boot id are needed", hint="enforcer fence confirm NODE --boot-id ID")
+        await self._parts.store.fence_confirm(
+            node, boot_id, f"root on {self._parts.holder.node}", force=request.get("force") is True
+        )
+        over = [
+            str(h.lease.resource)
+            for h in await self._parts.store.leases()
+            if h.lease.holder.node == node and h.lease.holder.boot_id == boot_id
+        ]
+        self._parts.recorder.notice(
+            "fence-confirm", f"boot {boot_id} of {node} was confirmed as fenced", {"resources": over}
+        )
+        return {"node": node, "boot_id": boot_id, "resources": over}
