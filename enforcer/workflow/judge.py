@@ -154,14 +154,14 @@ class Judge:
     def without_answer(self, intent: Intent, source: Source, reason: str) -> Verdict:
         """A refusal, or in audit mode the remark that it would have been one.
 
-        EAGAIN is for mounts alone: elsewhere it means other things to callers.
+        EAGAIN, try again, is for mounts that came too early alone: elsewhere it means other things to callers.
         """
         policy = self._policy()
         known = self._devices.known.get(intent.dev) if intent.dev is not None else None
         audit = known.guarding.audit if known is not None else not _enforces(policy)
         return Verdict(
             Effect.WOULD_REFUSE if audit else Effect.REFUSE,
-            errno.EAGAIN if intent.kind is UseKind.MOUNT else errno.EBUSY,
+            errno.EAGAIN if source is Source.DEADLINE and intent.kind is UseKind.MOUNT else errno.EBUSY,
             source,
             reason,
             default="on_deadline" if source is Source.DEADLINE else "",

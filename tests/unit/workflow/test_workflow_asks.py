@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from enforcer.policy.rules import Defaults, Policy
 from enforcer.workflow import asks as module
 from enforcer.workflow import callers
 from enforcer.workflow.asks import Asks
-from enforcer.workflow.judge import Question
+from enforcer.workflow.judge import Judge, Question
 
 TID = os.getpid()
 PERMIT = Verdict(Effect.PERMIT, 0, Source.STORE, "the lease is held here")
@@ -64,6 +65,18 @@ class Kernel:
     async def judge(self, question: Question, intent: Intent, _deadline_ns: int) -> tuple[Intent, Verdict]:
         self.judged += 1
         return intent, await asyncio.shield(self.verdict)
+
+    def at_deadline(self, intent: Intent) -> Verdict:
+        return self.real.at_deadline(intent)
+
+    def without_answer(self, intent: Intent, source: Source, reason: str) -> Verdict:
+        return self.real.without_answer(intent, source, reason)
+
+    @property
+    def real(self) -> Judge:
+        """The judge's own answers for when there is no verdict; they need no device."""
+        nothing: Any = SimpleNamespace(known={})
+        return Judge("node-1", lambda: Policy(defaults=Defaults(deadline_s=self.deadline_s)), nothing, nothing, "etcd")
 
     def answer(self, unique: int, value: bytes) -> None:
         if value:
