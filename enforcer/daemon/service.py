@@ -160,7 +160,9 @@ class Service:
         self._devices.rescan()
         tables.introduce(0, os.getpid())
         await self._store.open()
-        judge = Judge(self._holder.node, lambda: self.policy, self._devices, self._leases, self._store.name)
+        judge = Judge(
+            self._holder.node, lambda: self.policy, self._devices, self._leases, self._store.name, tables, self._run_dir
+        )
         self._reactions = Reactions(
             self._devices,
             self._leases,

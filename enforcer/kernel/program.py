@@ -18,6 +18,7 @@ from pathlib import Path
 
 from enforcer.kernel import abi
 from enforcer.kernel.libbpf import KernelError, library
+from enforcer.kernel.tables import Table
 from enforcer.model.errors import EnforcerError
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -190,8 +191,28 @@ def _adopt(pins: Path, digest: str) -> Attached:
     return Attached(found["maps"], found["programs"], pins, True)
 
 
+def _switch_off(pins: Path) -> None:
+    """Say so in the configuration first: a link that was unpinned is freed some time later."""
+    try:
+        descriptor = library().check(
+            "bpf_obj_get", os.fsencode(pins / "maps" / "config"), what="open the configuration"
+        )
+    except KernelError:
+        return
+    try:
+        table = Table(descriptor, abi.Config, "config")
+        config = table.get(0)
+        if config is not None:
+            config.enforce = 0
+            table.put(0, config)
+    finally:
+        os.close(descriptor)
+
+
 def remove_pins(pins: Path) -> bool:
     """Take what is pinned out of force. True if there was anything."""
     there = pins.exists()
+    if there:
+        _switch_off(pins)
     shutil.rmtree(pins, ignore_errors=True)
     return there

@@ -229,7 +229,6 @@ def _btrfs(search: _Search) -> None:
     for name, value in search.options:
         if name == b"device":
             search.devices.add(search.path("device=", value))
-    named = frozenset(search.devices)
     own = superblocks.btrfs(search.main(superblocks.BTRFS_AT, superblocks.BTRFS_SIZE))
     if own is None:
         return
@@ -245,7 +244,7 @@ def _btrfs(search: _Search) -> None:
         if theirs.fsid == own.fsid or (theirs.metadata_uuid == own.metadata_uuid and theirs.changing):
             found[other] = theirs
     search.devices |= _upper(
-        search, {dev: each for dev, each in found.items() if (each.devid, each.uuid) != (own.devid, own.uuid)}, named
+        search, {dev: each for dev, each in found.items() if (each.devid, each.uuid) != (own.devid, own.uuid)}
     )
     if half := next((dev for dev, each in found.items() if each.changing), None):
         raise _Unresolved(f"the change of the fsid of {search.name(half)} was never finished (btrfstune)")
@@ -255,15 +254,15 @@ def _btrfs(search: _Search) -> None:
     visible = len({each.devid for each in same if each.devid})
     if visible < wanted and last(search.options, b"degraded") is None:
         trouble = f"{visible} of {wanted} devices of the btrfs {UUID(bytes=own.fsid)} are visible"
-        raise _Unresolved(trouble + (f", and {unread} others cannot be read" if unread else ""))
+        raise _Unresolved(trouble + (f", and {unread} more cannot be read" if unread else ""))
 
 
-def _upper(search: _Search, members: dict[DevNum, superblocks.Btrfs], named: frozenset[DevNum]) -> set[DevNum]:
+def _upper(search: _Search, members: dict[DevNum, superblocks.Btrfs]) -> set[DevNum]:
     """Without the devices whose superblock shows through a device above them.
 
     A member of an md array with its metadata at the end, a leg of a mirror, a partition below a loop: the upper
     one is what the filesystem was made on, and whoever leases it takes all that is below. The lower one alone
-    would be half of a mirror. What the caller names himself is opened, so it stays.
+    would be half of a mirror.
     """
     if len(members) < 2:
         return set(members)
@@ -274,7 +273,7 @@ def _upper(search: _Search, members: dict[DevNum, superblocks.Btrfs], named: fro
             image = members.get(lower)
             if image is not None and (image.devid, image.uuid) == (each.devid, each.uuid):
                 covered.add(lower)
-    return set(members) - (covered - named)
+    return set(members) - covered
 
 
 def _f2fs(search: _Search) -> None:

@@ -11,8 +11,10 @@ import asyncio
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from enforcer.kernel import abi
+from enforcer.kernel.tables import Tables
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError
 from enforcer.model.escape import from_bytes
@@ -23,6 +25,7 @@ from enforcer.policy import message
 from enforcer.policy.engine import Action, Decision, Facts, decide
 from enforcer.policy.rules import MultiAttached, Policy, RuleMode
 from enforcer.storage import dmtable, sources
+from enforcer.storage.companions import Companions, companions
 from enforcer.workflow import callers
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
@@ -51,6 +54,7 @@ class Question:
     fstype: bytes
     source: bytes
     target: bytes
+    options: bytes = b""
 
     @classmethod
     def of(cls, raw: abi.Ask) -> Question:
@@ -68,11 +72,12 @@ class Question:
             raw.cmd,
             raw.syscall_nr,
             raw.mount_ns,
-            abi.AskFlag(raw.flags & 31),
+            abi.AskFlag(raw.flags & 63),
             abi.c_text(raw.comm),
             abi.c_text(raw.fstype),
             abi.c_text(raw.source),
             abi.c_text(raw.target),
+            abi.c_text(raw.options),
         )
 
     @property
@@ -101,15 +106,17 @@ class Judge:
     """Reaches verdicts; holds no state of its own."""
 
     def __init__(
-        self, node: str, policy: Callable[[], Policy], devices: Devices, leases: Leases, store_name: str
+        self,
+        node: str,
+        policy: Callable[[], Policy],
+        devices: Devices,
+        leases: Leases,
+        store_name: str,
+        tables: Tables,
+        scratch: Path,
     ) -> None:
-        self._node, self._policy, self._devices, self._leases, self._store = (
-            node,
-            policy,
-            devices,
-            leases,
-            store_name,
-        )
+        self._node, self._policy, self._devices, self._leases = node, policy, devices, leases
+        self._store, self._tables, self._scratch = store_name, tables, scratch
 
     def intent_of(self, question: Question) -> Intent:
         """The ask in the model's words, not yet resolved."""
@@ -130,11 +137,11 @@ class Judge:
         policy = self._policy()
         stages: dict[str, int] = {}
         began = boot_ns()
-        intent, unresolved = await self._resolve(question, intent)
+        intent, unresolved, others = await self._resolve(question, intent)
         stages["classify"] = boot_ns() - began
         began = boot_ns()
         facts = Facts(self._devices.seen_by(intent.device) if intent.device else frozenset(), unresolved)
-        decision = self._decide(policy, intent, facts)
+        decision, intent = self._decide_set(policy, intent, facts, others)
         stages["policy"] = boot_ns() - began
         if decision.action is Action.PASS:
             return intent, self._verdict(decision, Effect.PERMIT, decision.source, decision.reason, stages)
@@ -173,19 +180,13 @@ class Judge:
     def _decide(self, policy: Policy, intent: Intent, facts: Facts) -> Decision:
         decision = decide(policy, intent, facts)
         known = self._devices.known.get(intent.device.dev) if intent.device else None
-        if (
-            decision.action is Action.PASS
-            and known is not None
-            and known.guarding.guarded
-            and intent.device is not None
-        ):
+        if decision.action is Action.PASS and known is not None and known.guarding.guarded:
             # guarded, but this use or this caller is in no rule: a claim needs the lease all the same
             guarding = known.guarding
-            mode = RuleMode.AUDIT if guarding.audit else RuleMode.ENFORCE
             decision = replace(
                 decision,
                 action=Action.LEASE,
-                mode=mode,
+                mode=RuleMode.AUDIT if guarding.audit else RuleMode.ENFORCE,
                 rule=guarding.rule,
                 default=guarding.default,
                 errno=guarding.errno or errno.EBUSY,
@@ -193,18 +194,62 @@ class Judge:
             )
         return decision
 
-    async def _resolve(self, question: Question, intent: Intent) -> tuple[Intent, str]:
+    def _decide_set(
+        self, policy: Policy, intent: Intent, facts: Facts, others: list[Device]
+    ) -> tuple[Decision, Intent]:
+        """The strictest decision over all devices of the set, and the intent with all that has to be leased."""
+        decision = self._decide(policy, intent, facts)
+        if not others or intent.device is None:
+            return decision, intent
+        resources = set(intent.device.resources if decision.action is not Action.PASS else ())
+        for device in others:
+            beside = Facts(self._devices.seen_by(device), device.problem)
+            other = self._decide(policy, replace(intent, dev=device.dev, device=device), beside)
+            if other.action is not Action.PASS:
+                resources |= set(device.resources)
+            decision = max(decision, other, key=lambda d: d.strictness)
+        names = ", ".join([intent.device.name, *(device.name for device in others)])
+        whole = replace(intent.device, name=names, resources=tuple(sorted(resources)))
+        return decision, replace(intent, device=whole)
+
+    async def _resolve(self, question: Question, intent: Intent) -> tuple[Intent, str, list[Device]]:
+        """The intent with its device, why something could not be resolved, and the other devices of its set."""
         if question.op is abi.Op.FILE_IOCTL:
-            return await asyncio.to_thread(self._resolve_table, question, intent)
+            return *await asyncio.to_thread(self._resolve_table, question, intent), []
         dev = question.dev
-        if question.op is abi.Op.SB_MOUNT and abi.AskFlag.SOURCE_CUT not in question.flags:
+        if dev is None and intent.kind is UseKind.MOUNT and abi.AskFlag.SOURCE_CUT not in question.flags:
             dev = await asyncio.to_thread(sources.resolve, question.tid, question.source)
         if dev is None:
             needs = abi.AskFlag.REQUIRES_DEV in question.flags
             # without a device that we can see, the superblock's own ask and the guard stand behind this one
-            return intent, "its block device could not be resolved" if needs else ""
+            return intent, "its block device could not be resolved" if needs else "", []
         known = self._devices.classify(dev)
-        return replace(intent, dev=dev, device=known.device), known.device.problem
+        intent = replace(intent, dev=dev, device=known.device)
+        if intent.kind is not UseKind.MOUNT or known.device.problem:
+            return intent, known.device.problem, []
+        found = await asyncio.to_thread(self._companions, question, dev)
+        others = [self._devices.classify(other).device for other in found.devices]
+        return intent, found.problem, others
+
+    def _companions(self, question: Question, dev: DevNum) -> Companions:
+        """What else the mount would open; read from the disk and from the options."""
+        if abi.AskFlag.OPTIONS_CUT in question.flags:
+            return Companions((), "its mount options are too long to be read")
+        options = question.options
+        if question.op is abi.Op.SB_ALLOC:
+            params = self._tables.params.get(question.arg)
+            if params is not None and params.used > abi.PARAMS:
+                return Companions((), "its options name more devices than can be followed")
+            slots = params.slots[: params.used] if params is not None else []
+            options = b",".join(abi.c_text(s.key) + b"=" + abi.c_text(s.value) for s in slots)
+        return companions(
+            dev,
+            from_bytes(question.fstype),
+            options,
+            resolve=lambda path: sources.resolve(question.tid, path),
+            all_devices=lambda: sorted(self._devices.known),
+            scratch=self._scratch,
+        )
 
     def _resolve_table(self, question: Question, intent: Intent) -> tuple[Intent, str]:
         """A device-mapper table that is about to be loaded: what a use of the new device would touch."""

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A filesystem on several devices is one set: the foreign member, journal or log alone is enough for a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tools.lab import ways
+from tools.lab.cluster import Cluster
+from tools.lab.disk import SharedDisk
+from tools.lab.story import Story
+from tools.lab.vm import Node
+
+pytestmark = pytest.mark.full
+
+
+@dataclass(frozen=True)
+class Set:
+    """A filesystem whose main device is a whole LUN and whose companion is a partition of another."""
+
+    name: str
+    fstype: str
+    make: str  # {main} {other}
+    mount: str  # command of one API
+    scan: str = "true"
+
+
+BTRFS = "mkfs.btrfs -qf -m raid1 -d single {main} {other}"
+JOURNAL = "mkfs.ext4 -qF -O journal_dev -b 4096 {other} && mkfs.ext4 -qF -b 4096 -J device={other} {main}"
+LOG = "mkfs.xfs -qf -l logdev={other},size=32m {main}"
+SETS = (
+    Set("btrfs, members found by scan", "btrfs", BTRFS, "mount -t btrfs {main} {dir}", "btrfs device scan >&2"),
+    Set("btrfs, member named", "btrfs", BTRFS, "mount -t btrfs -o device={other} {main} {dir}"),
+    Set("ext4, journal found by number", "ext4", JOURNAL, "mount -t ext4 {main} {dir}"),
+    Set("ext4, journal named", "ext4", JOURNAL, "mount -t ext4 -o journal_path={other} {main} {dir}"),
+    Set("xfs with a log device", "xfs", LOG, "mount -t xfs -o logdev={other} {main} {dir}"),
+)
+
+
+def _disks(cluster: Cluster) -> tuple[SharedDisk, ...]:
+    return (cluster.disk, cluster.xfs)
+
+
+def _names(cluster: Cluster, node: Node, made: Set) -> dict[str, str]:
+    part = 1 if made.fstype == "btrfs" else 2
+    return {"main": node.device(cluster.xfs), "other": f"{node.device(cluster.disk)}{part}", "dir": ways.MOUNT_POINT}
+
+
+@pytest.fixture(params=SETS, ids=lambda made: made.name)
+def made(request: pytest.FixtureRequest, story: Story, cluster: Cluster, two: Node) -> Iterator[Set]:
+    """The filesystem made on node-2, all of its devices free."""
+    chosen: Set = request.param
+    names = _names(cluster, two, chosen)
+    story.works(two, "modprobe -a btrfs")
+    story.works(two, f"wipefs -qa {names['main']} {names['other']}; " + chosen.make.format(**names), 120)
+    cluster.wait_free(two, names["main"])
+    cluster.wait_free(two, names["other"])
+    yield chosen
+
+
+def test_the_foreign_companion_alone_is_enough(made: Set, story: Story, one: Node, two: Node, cluster: Cluster) -> None:
+    names, theirs = _names(cluster, two, made), _names(cluster, one, made)
+    story.works(two, made.scan)
+    holder = one.spawn(f"exec sleep 600 9<>{theirs['other']}")
+    for _ in range(50):
+        if cluster.state_of(one, theirs["other"]).get("state") == "live":
+            break
+    marks = {disk.name: disk.mark() for disk in _disks(cluster)}
+    before = len(cluster.records(two))
+    outcome = two.run(made.mount.format(**names))
+    assert not outcome.ok, outcome
+    (record,) = cluster.new_records(two, before)
+    assert record["effect"] == "refuse", record
+    assert record["holder"]["node"] == "node-1", record
+    assert [w for disk in _disks(cluster) for w in disk.writes_of(two, since=marks[disk.name])] == []
+    holder.kill()
+    cluster.wait_free(one, theirs["other"])
+
+
+def test_a_free_set_mounts_at_the_first_try_under_one_token(
+    made: Set, story: Story, two: Node, cluster: Cluster
+) -> None:
+    names = _names(cluster, two, made)
+    story.works(two, made.scan)
+    story.works(two, made.mount.format(**names))
+    states = [cluster.state_of(two, names[which]) for which in ("main", "other")]
+    assert [s["state"] for s in states] == ["live", "live"], states
+    assert states[0]["token"] == states[1]["token"] > 0, states
+    assert all(s["uses"] >= 1 for s in states), states
+    story.works(two, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(two, names["main"])
+    cluster.wait_free(two, names["other"])
