@@ -13,7 +13,7 @@ import grp
 import logging
 import os
 from collections.abc import Coroutine, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +50,7 @@ from enforcer.workflow.leases import Leases
 
 log = logging.getLogger(__name__)
 REFRESH_S = 3.0
+WORKERS = 64
 
 
 def load_policy(settings: Settings, generation: int, *, audit_only: bool) -> Policy:
@@ -123,6 +124,8 @@ class Service:
         group = _group(self._settings.daemon.group)
         origin = Origin(self._holder.node, self._holder.boot_id)
         self.recorder = Recorder(Path(self._settings.paths.log_dir) / "audit.jsonl", origin, group)
+        # a read of a dead disk may hang for ever: it must not keep the threads of everybody else
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, thread_name_prefix="work"))
         try:
             await self._start(group)
             notify("READY=1\nSTATUS=enforcing")

@@ -30,7 +30,7 @@ class Set:
 
 BTRFS = "mkfs.btrfs -qf -m raid1 -d single {main} {other}"
 JOURNAL = "mkfs.ext4 -qF -O journal_dev -b 4096 {other} && mkfs.ext4 -qF -b 4096 -J device={other} {main}"
-LOG = "mkfs.xfs -qf -l logdev={other},size=32m {main}"
+LOG = "mkfs.xfs -qf -l logdev={other},size=64m {main}"
 SETS = (
     Set("btrfs, members found by scan", "btrfs", BTRFS, "mount -t btrfs {main} {dir}", "btrfs device scan >&2"),
     Set("btrfs, member named", "btrfs", BTRFS, "mount -t btrfs -o device={other} {main} {dir}"),
@@ -45,7 +45,7 @@ def _disks(cluster: Cluster) -> tuple[SharedDisk, ...]:
 
 
 def _names(cluster: Cluster, node: Node, made: Set) -> dict[str, str]:
-    part = 1 if made.fstype == "btrfs" else 2
+    part = 2 if made.fstype == "ext4" else 1
     return {"main": node.device(cluster.xfs), "other": f"{node.device(cluster.disk)}{part}", "dir": ways.MOUNT_POINT}
 
 

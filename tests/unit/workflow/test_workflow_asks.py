@@ -76,7 +76,15 @@ class Kernel:
     def real(self) -> Judge:
         """The judge's own answers for when there is no verdict; they need no device."""
         nothing: Any = SimpleNamespace(known={})
-        return Judge("node-1", lambda: Policy(defaults=Defaults(deadline_s=self.deadline_s)), nothing, nothing, "etcd", nothing, nothing)
+        return Judge(
+            "node-1",
+            lambda: Policy(defaults=Defaults(deadline_s=self.deadline_s)),
+            nothing,
+            nothing,
+            "etcd",
+            nothing,
+            nothing,
+        )
 
     def answer(self, unique: int, value: bytes) -> None:
         if value:
