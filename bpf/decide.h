@@ -23,7 +23,7 @@ struct enf_question {
 	__u32 asked;	 /* in_mount: sb_alloc_security has been answered */
 	__u32 refused;	 /* in_mount: and the answer was no */
 	__u32 unknown_allow;
-	__u32 pad;
+	__u32 early;	 /* in_mount: of a type that may open before it can ask */
 };
 
 static inline __attribute__((always_inline)) int enf_live(__u32 state, __u32 guard_flags, __u64 now_ns, __u64 deadline_ns)
@@ -43,8 +43,8 @@ static inline __attribute__((always_inline)) int enf_decide(const struct enf_que
 		return ENF_PASS; /* no rule speaks of it, or the system lives on it */
 	if (enf_live(q->state, q->guard_flags, q->now_ns, q->deadline_ns))
 		return ENF_PASS; /* the lease is ours and its deadline has not passed */
-	if (q->in_mount && !q->asked && q->state != ENF_ELSEWHERE)
-		return ENF_PASS_BEFORE_ASK; /* btrfs before 7.x opens first; sb_alloc_security asks for all it opened */
+	if (q->in_mount && q->early && !q->asked && q->state != ENF_ELSEWHERE)
+		return ENF_PASS_BEFORE_ASK; /* btrfs before 7.x: sb_alloc_security checks all of them after the ask */
 	if (q->state == ENF_UNKNOWN && q->unknown_allow)
 		return ENF_PASS; /* the policy says so: unknown = "allow" */
 	if (q->guard_flags & ENF_GUARD_AUDIT)

@@ -4,13 +4,14 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENF_ABI 5
+#define ENF_ABI 6
 
 #define ENF_PATH_BYTES 1024 /* a longer source or target is flagged, not guessed: PATH_MAX would cost 8 KiB a task */
 #define ENF_FSTYPE_BYTES 32 /* longest name in /proc/filesystems is under 16 */
 #define ENF_COMM_BYTES 16   /* TASK_COMM_LEN, include/linux/sched.h */
 #define ENF_FRAMES 4        /* vfs_get_tree nests: btrfs subvolume, automount inside the path walk */
 #define ENF_OPENS 4         /* block device opens nest: a driver's open that opens its lower device */
+#define ENF_EARLY 16        /* members of one filesystem that are opened before its ask */
 #define ENF_PARAMS 8        /* options of one mount that name devices; btrfs may list members */
 #define ENF_SELVES 4        /* enforcerd, keeper, and their successors during an upgrade */
 
@@ -190,8 +191,9 @@ struct enf_config {
 	__u32 anchor_dev;
 	__u32 strict;        /* guard strict everywhere: a mark may have been missed */
 	__u32 unknown_allow; /* what an unclassified device gets while nobody answers */
-	__u32 enforce;       /* 0: everything passes, nothing is asked (kernel command line, detach) */
-	struct enf_self selves[ENF_SELVES];
+	__u32 enforce;       /* 0: everything passes, nothing is asked, all is counted (start, detach) */
+	__u32 types_asked;   /* some type without a device is asked for */
+	__u32 pad;
 };
 
 struct enf_deadline { /* written by the keeper only */
@@ -206,6 +208,7 @@ struct enf_stats {
 	__u64 events_lost;
 	__u64 guard_refused;
 	__u64 alarms;
+	__u64 notes_skipped; /* superblocks whose note was skipped: the guard decided alone */
 	__u64 passed_types; /* superblocks of types that pass without an upcall */
 };
 
@@ -217,6 +220,9 @@ struct enf_frame { /* one vfs_get_tree of one task */
 	__u32 flags;
 	__s32 refused; /* -errno to be delivered at the device open */
 	char fstype[ENF_FSTYPE_BYTES];
+	__u32 early[ENF_EARLY]; /* devices that were opened before the ask */
+	__u32 early_used;
+	__u32 pad;
 };
 
 enum enf_frame_flag {
@@ -224,9 +230,11 @@ enum enf_frame_flag {
 	ENF_FRAME_OPENED = 2, /* a device was opened before the ask */
 	ENF_FRAME_NO_ANSWER = 4,
 	ENF_FRAME_READ_ONLY = 8,
+	ENF_FRAME_OPENS_EARLY = 16, /* a type that may open its members before it can ask */
 };
 
 enum enf_permit_flag {
+	ENF_PERMIT_PASS = 2, /* a type that passes without an ask */
 	ENF_PERMIT_NO_ANSWER = 1, /* sb_mount asked and nobody answered: the guard decides */
 };
 

@@ -42,6 +42,14 @@ static __always_inline void leave_permit(struct enf_ask *a, __u64 intent, __u32 
 	__builtin_memcpy(t->permit_fstype, a->fstype, sizeof(t->permit_fstype));
 }
 
+/* CAP_SYS_ADMIN in the initial user namespace, which every mount of a block device takes. */
+static __always_inline bool may_mount_devices(void)
+{
+	struct task_struct *me = (void *)bpf_get_current_task();
+
+	return !BPF_CORE_READ(me, cred, user_ns, parent) && BPF_CORE_READ(me, cred, cap_effective.val) & 1ULL << CAP_SYS_ADMIN;
+}
+
 SEC("lsm.s/sb_mount")
 int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data, int ret)
 {
@@ -58,6 +66,8 @@ int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const
 	t = this_task();
 	if (t)
 		t->depth = t->open_depth = 0; /* what an earlier, skipped note has left behind */
+	if (!may_mount_devices())
+		return 0; /* the kernel refuses a device to it by itself (mount_capable, fs/super.c): no lease for the asking */
 	if (flags & (MS_REMOUNT | MS_BIND | MS_MOVE | MS_PROPAGATION))
 		return 0; /* no new superblock: nothing new touches a disk */
 	if (!type)
@@ -69,6 +79,7 @@ int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const
 	how = fs_handling(a->fstype);
 	if (how == ENF_FS_PASS) {
 		COUNT(passed_types);
+		leave_permit(a, 0, 0, ENF_PERMIT_PASS);
 		drop_ask();
 		return 0; /* a type that touches no device, and no rule names it */
 	}
@@ -117,11 +128,23 @@ static __always_inline bool take_permit(struct enf_task *t, struct enf_frame *f)
 	return same;
 }
 
+static __always_inline bool early_usable(struct enf_frame *f)
+{
+	if (f->early_used > ENF_EARLY)
+		return false; /* more than can be followed */
+#pragma unroll
+	for (__u32 i = 0; i < ENF_EARLY; i++)
+		if (i < f->early_used && !usable(f->early[i]))
+			return false;
+	return true;
+}
+
 SEC("lsm.s/sb_alloc_security")
 int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 {
 	struct enf_task *t = this_task();
 	struct enf_frame *f = top_frame(t);
+	struct enf_config *c;
 	struct fs_context *fc;
 	struct enf_ask *a;
 	int error, answer;
@@ -138,19 +161,23 @@ int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 			t->permit_ns = 0;
 			return 0; /* its note was skipped, but sb_mount has asked; the guard checks each dev_t */
 		}
-		alarm(ENF_ALARM_NO_FRAME, 0);
-		return -EAGAIN; /* its note was skipped and nobody was asked: this one try fails, the next will do */
+		COUNT(notes_skipped);
+		c = the_config();
+		if (c && !c->types_asked)
+			return 0; /* its note was skipped: the guard claims, and refuses, every device without a lease */
+		return -EAGAIN; /* perhaps a type that a rule names: this one try fails, the next will do */
 	}
 	has_dev = f->fs_flags & FS_REQUIRES_DEV;
 	how = fs_handling(f->fstype);
 	if (!has_dev && how != ENF_FS_ASK && how != ENF_FS_ASK_DENY_DEAD) {
 		COUNT(passed_types);
+		t->permit_ns = 0;
 		f->flags |= ENF_FRAME_ASKED;
 		return 0; /* a type that touches no device, and no rule names it; should it open one, the guard is strict */
 	}
 	if (take_permit(t, f)) {
-		if (f->flags & ENF_FRAME_NO_ANSWER && f->flags & ENF_FRAME_OPENED)
-			return -EBUSY; /* nobody answered, and its devices are open already: the guard cannot decide */
+		if (!early_usable(f))
+			return -EBUSY; /* it has opened a device that is not leased; the guard could not refuse it yet */
 		return 0; /* sb_mount has asked for this very mount; the guard checks each dev_t */
 	}
 	a = new_ask(ENF_OP_SB_ALLOC);
@@ -174,12 +201,12 @@ int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 		f->flags |= ENF_FRAME_NO_ANSWER;
 		if (!has_dev && how == ENF_FS_ASK_DENY_DEAD)
 			error = -EBUSY;
-		else if (f->flags & ENF_FRAME_OPENED)
-			error = -EBUSY; /* its devices are open already, so the guard cannot be the one to decide */
 		report_no_answer(a, error);
 	}
 	drop_ask();
 	f->flags |= ENF_FRAME_ASKED;
+	if (!error && !early_usable(f))
+		error = -EBUSY; /* it has opened a device that is not leased; the guard could not refuse it yet */
 	error = bounded(error);
 	if (!error)
 		return 0; /* permitted, or left to the guard, which knows each dev_t */
@@ -198,6 +225,7 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 	struct enf_ask *a;
 	__u32 dev, state, audit;
 	int error, answer;
+	bool counted;
 
 	if (ret)
 		return ret; /* another module has refused already */
@@ -210,7 +238,7 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 	dev = file->f_inode->i_rdev;
 	/* counted before it is judged: the daemon says CLOSING first and reads the count then, so one of both sees the
 	 * other; a refused file is uncounted when it is freed */
-	count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);
+	counted = count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);
 	if (!c->enforce)
 		return 0; /* switched off by the administrator */
 	g = bpf_map_lookup_elem(&guard, &dev);
@@ -218,6 +246,8 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 	audit = g ? g->flags & ENF_GUARD_AUDIT : 0;
 	if (state == ENF_UNGUARDED)
 		return 0; /* no rule speaks of it, or the system lives on it */
+	if (!counted && !audit)
+		return -EBUSY; /* no room to count it: a lease might go while it is open */
 	if (g && live(g))
 		return 0; /* the lease is ours already */
 	a = new_ask(ENF_OP_FILE_OPEN);
@@ -238,6 +268,8 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 		report_no_answer(a, error);
 	} else {
 		error = a->reply.verdict;
+		if (!error && !usable(dev))
+			error = -EBUSY; /* the permit came too late: what it stood for has been given back since */
 	}
 	drop_ask();
 	return bounded(error); /* 0: permitted, under a lease that this count keeps */
@@ -268,6 +300,7 @@ static __always_inline void note_loop(struct file *file, unsigned int cmd)
 SEC("lsm.s/file_ioctl")
 int BPF_PROG(gate_file_ioctl, struct file *file, unsigned int cmd, unsigned long arg, int ret)
 {
+	struct enf_task *t;
 	struct enf_ask *a;
 	int error = 0, answer;
 
@@ -278,6 +311,9 @@ int BPF_PROG(gate_file_ioctl, struct file *file, unsigned int cmd, unsigned long
 		return 0; /* neither loop nor device-mapper */
 	if ((cmd >> 8 & 0xff) != DM_IOCTL || (cmd & 0xff) != DM_TABLE_LOAD_CMD)
 		return 0; /* only a table load opens lower devices (drivers/md/dm-ioctl.c) */
+	t = this_task();
+	if (t)
+		t->open_depth = 0; /* what an earlier, skipped mark has left behind */
 	if (!enforcing())
 		return 0; /* switched off by the administrator */
 	a = new_ask(ENF_OP_FILE_IOCTL);

@@ -53,53 +53,69 @@ static __always_inline void report_guard(__u32 kind, __u32 dev, const struct enf
 SEC("cgroup/dev")
 int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 {
-	__u32 access = ctx->access_type >> 16, dev = ctx->major << 20 | ctx->minor;
+	__u32 access = ctx->access_type >> 16, dev = ctx->major << 20 | ctx->minor, slot;
+	bool write = access & BPF_DEVCG_ACC_WRITE;
 	struct enf_config *c = the_config();
 	struct enf_question q = {};
 	struct enf_frame *f;
 	struct enf_guard *g;
 	struct enf_task *t;
 	struct enf_open *o;
-	int error, what;
+	int error, what, class;
 
 	if ((ctx->access_type & 0xffff) != BPF_DEVCG_DEV_BLOCK || !(access & (BPF_DEVCG_ACC_READ | BPF_DEVCG_ACC_WRITE)))
 		return 1; /* not a block device, or only the making of a node */
-	if (!c || !c->enforce)
-		return 1; /* switched off by the administrator */
+	if (!c)
+		return 1; /* cannot be: a table of one element */
 	t = this_task();
 	o = top_open(t);
 	f = top_frame(t);
-	if (!o && !f && !c->strict && opens_files())
+	class = syscall_class();
+	if (!o && !f && !c->strict && class == OPENS_FILES)
 		return 1; /* a file is opened or looked at: the file_open hook judges, and counts, every claim */
-	if (!(access & BPF_DEVCG_ACC_WRITE) && !f && is_self())
+	if (!write && !f && is_self())
 		return 1; /* the daemon's own look whether a device is still claimed */
+	/* an unmarked read is inotify and the like, but inside a mount it is a mount whose marks were skipped */
+	q.claim = f || write || (o && o->claim) || (!o && class == MOUNTS);
+	if (q.claim && (!o || !o->dev)) { /* counted before it is judged, as in file_open */
+		add_inflight(dev, 1);
+		if (o)
+			o->dev = dev;
+	}
+	if (!c->enforce)
+		return 1; /* switched off by the administrator */
 	g = bpf_map_lookup_elem(&guard, &dev);
 	q.state = g ? g->state : ENF_UNKNOWN;
 	q.guard_flags = g ? g->flags : 0;
 	q.now_ns = bpf_ktime_get_boot_ns();
 	q.deadline_ns = node_deadline_ns();
 	q.in_mount = !!f;
-	q.claim = f || (o && o->claim) || access & BPF_DEVCG_ACC_WRITE; /* unmarked reads: inotify and the like */
 	q.asked = f && f->flags & ENF_FRAME_ASKED;
+	q.early = f && f->flags & ENF_FRAME_OPENS_EARLY;
 	q.refused = f && f->refused;
 	q.unknown_allow = c->unknown_allow;
 	what = enf_decide(&q);
 	if (what == ENF_WOULD_REFUSE && !(f && q.asked && !(f->flags & ENF_FRAME_NO_ANSWER)))
-		report_guard(ENF_EV_GUARD_WOULD, dev, &q, t, f, 0, access & BPF_DEVCG_ACC_WRITE);
-	if (what == ENF_PASS_BEFORE_ASK && f)
+		report_guard(ENF_EV_GUARD_WOULD, dev, &q, t, f, 0, write);
+	if (what == ENF_PASS_BEFORE_ASK && f) {
 		f->flags |= ENF_FRAME_OPENED;
-	if (what != ENF_REFUSE) {
-		if (q.claim && (!o || !o->dev)) {
-			add_inflight(dev, 1);
-			if (o)
-				o->dev = dev;
+		slot = f->early_used++;
+		if (slot < ENF_EARLY) {
+			barrier_var(slot);
+			f->early[slot & (ENF_EARLY - 1)] = dev;
 		}
+	}
+	if (what != ENF_REFUSE)
 		return 1; /* argued in enf_decide() */
+	if (q.claim && (!o || o->dev == dev)) {
+		add_inflight(dev, -1);
+		if (o)
+			o->dev = 0;
 	}
 	error = q.refused ? f->refused : q.state == ENF_UNKNOWN ? -EAGAIN : g && g->error ? g->error : -EBUSY;
 	COUNT(guard_refused);
 	if (!q.refused)
-		report_guard(ENF_EV_GUARD_REFUSED, dev, &q, t, f, error, access & BPF_DEVCG_ACC_WRITE);
+		report_guard(ENF_EV_GUARD_REFUSED, dev, &q, t, f, error, write);
 	bpf_set_retval(bounded(error));
 	return 0;
 }

@@ -37,6 +37,9 @@ struct signal_struct { struct sigpending shared_pending; };
 struct ns_common { unsigned int inum; };
 struct mnt_namespace { struct ns_common ns; };
 struct nsproxy { struct mnt_namespace *mnt_ns; };
+typedef struct { __u64 val; } kernel_cap_t;
+struct user_namespace { struct user_namespace *parent; };
+struct cred { kernel_cap_t cap_effective; struct user_namespace *user_ns; };
 struct thread_info { __u32 status; };
 struct task_struct {
 	struct thread_info thread_info;
@@ -50,6 +53,7 @@ struct task_struct {
 	struct sigpending pending;
 	sigset_t blocked;
 	struct nsproxy *nsproxy;
+	const struct cred *cred;
 };
 struct pt_regs { unsigned long orig_ax; };
 
@@ -71,6 +75,7 @@ struct pt_regs { unsigned long orig_ax; };
 #define O_EXCL 0200
 #define BLK_OPEN_WRITE (1 << 1) /* include/linux/blkdev.h */
 
+#define CAP_SYS_ADMIN 21 /* include/uapi/linux/capability.h */
 #define PF_IO_WORKER 0x10 /* include/linux/sched.h */
 #define TS_COMPAT 2	  /* arch/x86/include/asm/thread_info.h: in a 32-bit system call */
 #define X32_BIT 0x40000000

@@ -19,6 +19,7 @@
 struct enf_fstype_key { char name[ENF_FSTYPE_BYTES]; };
 
 TABLE(config, BPF_MAP_TYPE_ARRAY, 1, __u32, struct enf_config);
+TABLE(selves, BPF_MAP_TYPE_ARRAY, ENF_SELVES, __u32, struct enf_self);	/* one element per writer */
 TABLE(stats, BPF_MAP_TYPE_ARRAY, 1, __u32, struct enf_stats);
 TABLE(deadline, BPF_MAP_TYPE_ARRAY, 1, __u32, struct enf_deadline);
 TABLE(guard, BPF_MAP_TYPE_HASH, 32768, __u32, struct enf_guard);	/* by dev_t */

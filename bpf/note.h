@@ -6,11 +6,17 @@
 
 #include "task.h"
 
+/* A name of up to eight characters as one number. */
+#define WORD(a, b, c, d, e, f, g, h)                                                                             \
+	((__u64)a | (__u64)b << 8 | (__u64)c << 16 | (__u64)d << 24 | (__u64)e << 32 | (__u64)f << 40 |         \
+	 (__u64)g << 48 | (__u64)h << 56)
+
 SEC("fentry/vfs_get_tree")
 int BPF_PROG(note_get_tree, struct fs_context *fc)
 {
 	struct enf_task *t = this_task_made();
 	struct enf_frame *f;
+	__u64 name;
 	__u32 i;
 
 	if (!t)
@@ -29,6 +35,9 @@ int BPF_PROG(note_get_tree, struct fs_context *fc)
 	f->fs_flags = fc->fs_type->fs_flags;
 	f->flags = fc->sb_flags & SB_RDONLY ? ENF_FRAME_READ_ONLY : 0;
 	bpf_probe_read_kernel_str(f->fstype, sizeof(f->fstype), fc->fs_type->name);
+	name = *(__u64 *)f->fstype;
+	if (name == WORD('b', 't', 'r', 'f', 's', 0, 0, 0) || name == WORD('b', 'c', 'a', 'c', 'h', 'e', 'f', 's'))
+		f->flags |= ENF_FRAME_OPENS_EARLY;
 	return 0;
 }
 
@@ -89,9 +98,6 @@ static __always_inline bool names_a_device(const char *key)
 	__builtin_memcpy(&word, key, 8);
 	__builtin_memcpy(&second, key + 8, 8);
 
-#define WORD(a, b, c, d, e, f, g, h)                                                                             \
-	((__u64)a | (__u64)b << 8 | (__u64)c << 16 | (__u64)d << 24 | (__u64)e << 32 | (__u64)f << 40 |         \
-	 (__u64)g << 48 | (__u64)h << 56)
 	return (word == WORD('l', 'o', 'g', 'd', 'e', 'v', 0, 0) && !second) ||
 	       (word == WORD('r', 't', 'd', 'e', 'v', 0, 0, 0) && !second) ||
 	       (word == WORD('d', 'e', 'v', 'i', 'c', 'e', 0, 0) && !second) ||

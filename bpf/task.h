@@ -144,7 +144,7 @@ static __always_inline int push_open(__u32 claim)
 
 /* One more open file of a device.  The count goes up first: if the file cannot be kept, the count stays up for ever,
  * and so does the lease. */
-static __always_inline void count_file(struct file *file, __u32 dev, __u32 mode, bool holder)
+static __always_inline bool count_file(struct file *file, __u32 dev, __u32 mode, bool holder)
 {
 	struct enf_use use = { .dev = dev, .mode = mode, .has_holder = holder };
 	struct enf_ledger *l = ledger_of(dev);
@@ -152,7 +152,7 @@ static __always_inline void count_file(struct file *file, __u32 dev, __u32 mode,
 
 	if (!l) {
 		alarm(ENF_ALARM_USES_FULL, dev);
-		return;
+		return false;
 	}
 	__sync_fetch_and_add(&l->uses, 1);
 	__sync_fetch_and_add(&l->opened, 1);
@@ -160,31 +160,38 @@ static __always_inline void count_file(struct file *file, __u32 dev, __u32 mode,
 	use.tgid = bpf_get_current_pid_tgid() >> 32;
 	if (bpf_map_update_elem(&uses, &key, &use, BPF_NOEXIST))
 		alarm(ENF_ALARM_USES_FULL, dev);
+	return true;
 }
 
 /* What this task is in the middle of, by its system call.  Opens and permission checks of files all come by the
  * file_open hook; everything else that reaches the guard is the kernel itself opening a device.  System call numbers
  * cannot be missed, which a mark set by a tracing program can: a preempted one makes the next one be skipped. */
-static __always_inline bool opens_files(void)
+enum { OTHER = 0, OPENS_FILES = 1, MOUNTS = 2 };
+
+static __always_inline int syscall_class(void)
 {
 	struct task_struct *me = (void *)bpf_get_current_task();
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	__u32 nr = BPF_CORE_READ(regs, orig_ax);
 
 	if (BPF_CORE_READ(me, flags) & PF_IO_WORKER)
-		return true;
+		return OPENS_FILES;
 	if (BPF_CORE_READ(me, thread_info.status) & TS_COMPAT) { /* arch/x86/entry/syscalls/syscall_32.tbl */
 		switch (nr) {
 		case 5: case 8: case 33: case 87: case 295: case 307: case 342: case 426: case 437: case 439:
-			return true; /* open creat access swapon openat faccessat open_by_handle_at io_uring_enter openat2 faccessat2 */
+			return OPENS_FILES; /* open creat access swapon openat faccessat open_by_handle_at io_uring_enter openat2 faccessat2 */
+		case 21: case 431:
+			return MOUNTS; /* mount fsconfig */
 		}
-		return false;
+		return OTHER;
 	}
 	switch (nr & ~X32_BIT) { /* arch/x86/entry/syscalls/syscall_64.tbl */
 	case 2: case 85: case 21: case 167: case 257: case 269: case 304: case 426: case 437: case 439:
-		return true; /* the same, in the same order */
+		return OPENS_FILES; /* the same, in the same order */
+	case 165: case 431:
+		return MOUNTS;
 	}
-	return false;
+	return OTHER;
 }
 
 #endif

@@ -26,18 +26,32 @@ static __always_inline bool enforcing(void)
 
 static __always_inline bool is_self(void)
 {
-	struct enf_config *c = the_config();
 	struct task_struct *me = (void *)bpf_get_current_task();
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	__u64 start_ticks = BPF_CORE_READ(me, group_leader, start_boottime) / NSEC_PER_TICK;
 
-	if (!c)
-		return false;
 #pragma unroll
-	for (int i = 0; i < ENF_SELVES; i++)
-		if (c->selves[i].tgid == tgid && c->selves[i].start_ticks == start_ticks)
+	for (__u32 i = 0; i < ENF_SELVES; i++) {
+		__u32 slot = i;
+		struct enf_self *s = bpf_map_lookup_elem(&selves, &slot);
+
+		if (s && s->tgid == tgid && s->start_ticks == start_ticks)
 			return true;
+	}
 	return false;
+}
+
+/* After an answer the table is asked once more: a permit that waited for its caller may be old. */
+static __always_inline bool usable(__u32 dev)
+{
+	struct enf_guard *g = bpf_map_lookup_elem(&guard, &dev);
+	struct enf_config *c = the_config();
+
+	if (!g)
+		return c && c->unknown_allow;
+	if (g->state == ENF_UNGUARDED || g->flags & ENF_GUARD_AUDIT)
+		return true;
+	return enf_live(g->state, g->flags, bpf_ktime_get_boot_ns(), node_deadline_ns());
 }
 
 static __always_inline bool live(const struct enf_guard *g)

@@ -218,9 +218,11 @@ class EtcdStore:
         seen = {read_holder(self._layout, self._layout.seens, kv): read_seen(kv) for kv in seens}
         live = set(now.witness.present.values())
         gone = {s.lease.holder for s in now.stored if now.witness.present.get(s.lease.holder.node) is None}
+        named = {holder.node for holder in live | gone}
+        silent = {holder for holder in seen if holder.node not in named}  # gone, and holding nothing
         return tuple(
             NodeRecord(holder, seen.get(holder, ((), ""))[1], seen.get(holder, ((), ""))[0], holder in live)
-            for holder in sorted(live | gone, key=lambda h: (h.node, h.boot_id, h.session))
+            for holder in sorted(live | gone | silent, key=lambda h: (h.node, h.boot_id, h.session))
         )
 
     async def publish(self, luns: frozenset[str], policy_digest: str) -> None:
@@ -231,7 +233,8 @@ class EtcdStore:
         try:
             answer = await self._etcd.write(
                 self._if_session(facts),
-                [put(self._layout.seen(self.holder.node), value, lease=facts.lease_id)],
+                # without a TTL: a node that fell silent may still have mounted what it saw
+                [put(self._layout.seen(self.holder.node), value)],
                 budget_s=CALL_S,
             )
         except EtcdRefused as error:

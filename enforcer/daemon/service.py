@@ -27,6 +27,7 @@ from enforcer.daemon import probe
 from enforcer.daemon.control import Control
 from enforcer.daemon.notify import notify
 from enforcer.daemon.reactions import Reactions
+from enforcer.daemon.reconcile import Reconciler
 from enforcer.daemon.recorder import Recorder
 from enforcer.daemon.verbs import Parts, Verbs
 from enforcer.kernel import abi, program
@@ -34,14 +35,13 @@ from enforcer.kernel.events import EventStream
 from enforcer.kernel.program import Attached
 from enforcer.kernel.tables import Tables
 from enforcer.kernel.upcall import UpcallServer
-from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
+from enforcer.model.errors import EnforcerError
 from enforcer.model.intent import Intent, Verdict
 from enforcer.model.resource import UseKind
 from enforcer.policy import parse
 from enforcer.policy.engine import kernel_fstypes
 from enforcer.policy.rules import Implicit, MultiAttached, Policy, RuleMode
 from enforcer.settings import Settings, StoreKind
-from enforcer.storage import usage
 from enforcer.storage.uevents import UeventSocket
 from enforcer.workflow.asks import Asks
 from enforcer.workflow.devices import Devices
@@ -85,9 +85,7 @@ class Service:
         self._store = self._make_store()
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._adopted = False
-        self._store_trouble = ""
-        self._warnings: list[str] = []
+        self._failed = ""
         self._attached: Attached | None = None
 
     def _make_store(self) -> LeaseStore:
@@ -136,9 +134,19 @@ class Service:
                 self.policy.generation,
             )
             await self._stop.wait()
+            if self._failed:
+                raise EnforcerError(self._failed, hint="systemctl restart enforcerd")
         finally:
             notify("STOPPING=1")
             await self._end()
+
+    def _connection_lost(self) -> None:
+        self._fail("the upcall connection was ended from outside")
+
+    def _fail(self, why: str) -> None:
+        """End, so that the service manager starts another that can serve."""
+        self._failed = self._failed or why
+        self._stop.set()
 
     def stop(self) -> None:
         """End soon."""
@@ -157,10 +165,8 @@ class Service:
         )
         if not attached.adopted:
             tables.configure(enforce=0)
-            for dev, found in usage.scan().items():
-                self._devices.note_use(dev, found.sentence())
         self._set_fstypes()
-        self._devices.rescan()
+        await asyncio.to_thread(self._devices.rescan)
         tables.introduce(0, os.getpid())
         await self._store.open()
         judge = Judge(
@@ -183,15 +189,27 @@ class Service:
             self._answered,
             self._leases.permit_over,
         )
-        self._upcall = UpcallServer(self._run_dir / "upcall", self._asked, self._asks.interrupted)
+        self._upcall = UpcallServer(
+            self._run_dir / "upcall", self._asked, self._asks.interrupted, self._connection_lost
+        )
         await self._upcall.start()
         await self._point_at_anchor()
         self._events = EventStream(attached.maps["events"], self._reactions.handle)
         self._events.start()
         self._uevents = UeventSocket()
         asyncio.get_running_loop().add_reader(self._uevents.fileno(), self._on_uevents)
-        with contextlib.suppress(EnforcerError):
-            await self._meet_the_store()
+        self._reconciler = Reconciler(
+            store=self._store,
+            devices=self._devices,
+            leases=self._leases,
+            asks=self._asks,
+            me=self._holder,
+            policy=lambda: self.policy,
+            notice=self.recorder.notice,
+            session=(lambda: read_session(self._run_dir)[0]) if deadline else None,
+            cache=self._state_dir / "seen.json",
+        )
+        await self._reconciler.once()
         tables.configure(enforce=1, strict=0, unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
         await probe.drive()
         verbs = Verbs(
@@ -207,10 +225,10 @@ class Service:
                 holder=self._holder,
                 run_dir=self._run_dir,
                 audit_only=self._audit_only,
-                warnings=self._warnings,
+                warnings=self._reconciler.warnings,
                 policy=lambda: self.policy,
                 deadline_ns=self._deadline_ns,
-                store_state=lambda: (self._store_trouble, self._adopted),
+                store_state=self._reconciler.state,
             )
         )
         self._control = Control(
@@ -222,7 +240,7 @@ class Service:
         )
         await self._control.start()
         self._spawn(self._leases.run())
-        self._spawn(self._refresh())
+        self._spawn(self._reconciler.run())
         self._spawn(self._watch_kernel())
         self.recorder.notice(
             "start",
@@ -257,7 +275,14 @@ class Service:
         await self._store.close()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a part of the daemon failed", exc_info=task.exception())
+            self._fail(f"a part of the daemon failed: {task.exception()}")
 
     # -- asks ------------------------------------------------------------------------------------------------
 
@@ -286,56 +311,12 @@ class Service:
         element = self._tables.deadline.get(0)
         return int(element.deadline_ns) if element is not None else 0
 
-    async def _meet_the_store(self) -> None:
-        """Once per session: take up what is ours, and take the lease of what was in use already."""
-        for sentence in await self._leases.adopt():
-            self.recorder.notice("adopt", sentence)
-        self._adopted = True
-        for known in list(self._devices.known.values()):
-            if known.guarding.guarded and known.device.in_use and known.device.resources:
-                denied = await self._leases.take_in_use(known.device, budget_s=3.0)
-                if denied is not None:
-                    sentence = f"{known.device.name} is {known.device.in_use} here, and {denied.reason}"
-                    log.critical("DOUBLE USE: %s", sentence)
-                    self._warnings.append(sentence)
-                    self.recorder.notice("conflict", sentence)
-
-    async def _refresh(self) -> None:
-        published: tuple[object, ...] | None = None
-        while True:
-            try:
-                if not self._adopted:
-                    await self._meet_the_store()
-                luns, digest = self._devices.luns(), self.policy.digest
-                session = read_session(self._run_dir)[0] if self._settings.store.kind is StoreKind.ETCD else None
-                if (luns, digest, session) != published:
-                    await self._store.publish(luns, digest)
-                    published = (luns, digest, session)
-                await self._leases.refresh()
-                seen: dict[str, set[str]] = {}
-                for record in await self._store.nodes():
-                    if record.holder.node != self._holder.node:
-                        for lun in record.luns:
-                            seen.setdefault(lun, set()).add(record.holder.node)
-                self._devices.set_seen_by({lun: frozenset(nodes) for lun, nodes in seen.items()})
-                if self._store_trouble:
-                    log.info("the lease store answers again")
-                self._store_trouble = ""
-            except (StoreUnavailable, LeaseLost) as error:
-                if not self._store_trouble:
-                    log.warning("the lease store: %s; guarded devices are denied meanwhile", error)
-                self._store_trouble = str(error)
-                published = None
-            except Exception:
-                log.exception("looking at the store failed")
-            await asyncio.sleep(REFRESH_S)
-
     async def _watch_kernel(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             if not Path(f"/proc/{self._upcall.anchor_pid}/exe").exists():
                 log.error("the upcall anchor is gone; starting another")
-                with contextlib.suppress(EnforcerError):
+                with contextlib.suppress(EnforcerError, OSError):
                     await self._upcall.start_anchor()
                     await self._point_at_anchor()
 
@@ -346,7 +327,7 @@ class Service:
             log.error("uevents: %s", error)
             return
         if self._uevents.take_rescan():
-            self._devices.rescan()
+            self._devices.reclassify()
             return
         for event in events:
             if event.dev is None:
@@ -362,6 +343,8 @@ class Service:
             self._tables.fstype(name, None)
         for name, handling in wanted.items():
             self._tables.fstype(name, abi.FsHandling(int(handling)))
+        asked = any(int(handling) != abi.FsHandling.PASS for handling in wanted.values())
+        self._tables.configure(types_asked=int(asked))
 
     async def _reload(self, _request: Mapping[str, object]) -> dict[str, object]:
         self.reload()
@@ -376,7 +359,8 @@ class Service:
         self.policy = load_policy(self._settings, self.policy.generation + 1, audit_only=self._audit_only)
         self._set_fstypes()
         self._tables.configure(unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
-        self._devices.rescan()
+        self._devices.reclassify()
+        self._reconciler.look_for_uses()
         self.recorder.log.reopen()
         self.recorder.notice(
             "reload",

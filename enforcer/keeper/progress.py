@@ -7,6 +7,7 @@ them the fail-mode answer, and the daemon is ended and started again.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -30,6 +31,7 @@ class Progress:
         self._answered = threading.Event()
         self._asking: threading.Thread | None = None
         self.restarts = 0
+        self._served_by = 0  # pid of the daemon that has answered before
 
     def check(self) -> bool:
         """One probe; True if it was answered in time or there is no daemon to ask. Blocks up to the time-out."""
@@ -41,9 +43,30 @@ class Progress:
         return self._answered.wait(self._timeout_s)
 
     def _ask(self) -> None:
-        with contextlib.suppress(OSError):  # an error is an answer: nobody sleeps on it
+        """An error is no answer once this daemon has given one: its connection is gone, and it serves nobody."""
+        pid = self.daemon_pid()
+        try:
             os.getxattr(self._run_dir / "upcall" / "anchor", PROBE)
+            self._served_by = pid
+        except OSError:
+            if pid and pid == self._served_by and self._running():
+                return
         self._answered.set()
+
+    def _running(self) -> bool:
+        """True if somebody holds the daemon's lock (flock(2))."""
+        try:
+            descriptor = os.open(self._run_dir / "enforcerd.lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)
 
     def daemon_pid(self) -> int:
         """The pid in enforcerd's lock file, 0 if there is none."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from enforcer.kernel.libbpf import library
 
-ABI = 5
-PATH_BYTES, FSTYPE_BYTES, COMM_BYTES, FRAMES, OPENS, SELVES, PARAMS = 1024, 32, 16, 4, 4, 4, 8
+ABI = 6
+PATH_BYTES, FSTYPE_BYTES, COMM_BYTES, FRAMES, OPENS, SELVES, PARAMS, EARLY = 1024, 32, 16, 4, 4, 4, 8, 16
 
 _u32, _s32, _u64, _s64 = C.c_uint32, C.c_int32, C.c_uint64, C.c_int64
 
@@ -156,6 +156,9 @@ class Frame(C.Structure):
         ("flags", _u32),
         ("refused", _s32),
         ("fstype", C.c_ubyte * FSTYPE_BYTES),
+        ("early", _u32 * EARLY),
+        ("early_used", _u32),
+        ("pad", _u32),
     )
 
 
@@ -194,7 +197,8 @@ class Config(C.Structure):
         ("strict", _u32),
         ("unknown_allow", _u32),
         ("enforce", _u32),
-        ("selves", Self * SELVES),
+        ("types_asked", _u32),
+        ("pad", _u32),
     )
 
 
@@ -212,6 +216,7 @@ class Stats(C.Structure):
             "events_lost",
             "guard_refused",
             "alarms",
+            "notes_skipped",
             "passed_types",
         )
     )
@@ -230,7 +235,7 @@ class Question(C.Structure):
         ("asked", _u32),
         ("refused", _u32),
         ("unknown_allow", _u32),
-        ("pad", _u32),
+        ("early", _u32),
     )
 
 

@@ -32,6 +32,7 @@ class Question:
     asked: bool
     refused: bool
     unknown_allow: bool
+    early: bool = False  # of a type that may open its members before it can ask
 
 
 def live(state: State, flags: GuardFlag, now_ns: int, deadline_ns: int) -> bool:
@@ -45,7 +46,7 @@ def decide(q: Question) -> Decision:
         return Decision.REFUSE
     if not q.claim or q.state is State.UNGUARDED or live(q.state, q.guard_flags, q.now_ns, q.deadline_ns):
         return Decision.PASS
-    if q.in_mount and not q.asked and q.state is not State.ELSEWHERE:
+    if q.in_mount and q.early and not q.asked and q.state is not State.ELSEWHERE:
         return Decision.PASS_BEFORE_ASK
     if q.state is State.UNKNOWN and q.unknown_allow:
         return Decision.PASS

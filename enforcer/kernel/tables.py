@@ -68,6 +68,7 @@ class Tables:
 
     def __init__(self, maps: dict[str, int]) -> None:
         self.config = Table(maps["config"], abi.Config, "config")
+        self.selves = Table(maps["selves"], abi.Self, "selves")
         self.stats = Table(maps["stats"], abi.Stats, "stats")
         self.deadline = Table(maps["deadline"], abi.Deadline, "deadline")
         self.guard = Table(maps["guard"], abi.Guard, "guard")
@@ -89,10 +90,7 @@ class Tables:
 
     def introduce(self, slot: int, tgid: int) -> None:
         """Tell the programs that process ``tgid`` is one of us (0 enforcerd, 1 keeper)."""
-        config = self.config.get(0) or abi.Config()
-        config.selves[slot].tgid = tgid
-        config.selves[slot].start_ticks = start_ticks(tgid)
-        self.config.put(0, config)
+        self.selves.put(slot, abi.Self(tgid=tgid, start_ticks=start_ticks(tgid)))
 
     def fstype(self, name: str, handling: abi.FsHandling | None) -> None:
         """Set or remove how a filesystem type is handled before any ask."""

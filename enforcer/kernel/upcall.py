@@ -38,7 +38,15 @@ class UpcallServer:
     ``interrupted(unique)`` tells that the caller has gone off to handle a signal (its request is answered already).
     """
 
-    def __init__(self, where: Path, asked: Callable[[int, int], None], interrupted: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        where: Path,
+        asked: Callable[[int, int], None],
+        interrupted: Callable[[int], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """``lost()`` is called once if the connection ends under us: nobody can be answered any more."""
+        self._lost = lost
         self._where, self._asked, self._interrupted = where, asked, interrupted
         self._image = anchor.image()
         self._waiting: set[int] = set()
@@ -122,13 +130,16 @@ class UpcallServer:
                     errno.ENOENT,
                 ):  # ENOENT: aborted before we read it
                     return
-                log.critical("the upcall connection is gone (%s): guarded devices are refused from now on", error)
+                log.critical("the upcall connection is gone (%s)", error)
                 asyncio.get_running_loop().remove_reader(self._fd)
+                self._lost()
                 return
             try:
                 self._serve(fuse.parse(data))
             except fuse.FuseError as error:
                 log.error("request on the upcall connection ignored: %s", error)
+            except Exception:
+                log.exception("a request on the upcall connection could not be served")
 
     def _serve(self, request: fuse.Request) -> None:
         size = len(self._image)
@@ -172,7 +183,11 @@ class UpcallServer:
             self._write(fuse.answer(request.unique, error=errno.ENODATA))  # only the programs ask, and they bring room
         else:
             self._waiting.add(request.unique)
-            self._asked(request.tid, request.unique)
+            try:
+                self._asked(request.tid, request.unique)
+            except Exception:
+                self.verdict(request.unique, b"")  # no answer: the fail-mode decides
+                raise
 
     def _write(self, data: bytes) -> None:
         try:

@@ -20,6 +20,7 @@ from enforcer.kernel import abi
 from enforcer.kernel.tables import Tables, start_ticks
 from enforcer.model.clock import boot_ns
 from enforcer.model.intent import Effect, Intent, Source, Verdict
+from enforcer.model.resource import DevNum
 from enforcer.policy.rules import Policy
 from enforcer.workflow import callers
 from enforcer.workflow.judge import Judge, Question
@@ -87,6 +88,7 @@ class Asks:
             self._by_unique[unique] = pending
             if pending.verdict is not None and boot_ns() - pending.verdict_ns > STALE_NS:
                 pending.verdict = None  # a permit does not keep; it is still the same ask and the same record
+                pending.question = question  # with a deadline of its own
                 self._start(self._work(pending))
             elif pending.verdict is not None:
                 self._start(self._reply(pending))
@@ -108,6 +110,10 @@ class Asks:
             return
         pending.unique, pending.left_ns = None, boot_ns()
         self._start(self._watch_left(pending))
+
+    def pending_on(self, dev: DevNum) -> int:
+        """How many callers wait for a verdict about a device: files that are counted, but not open yet."""
+        return sum(1 for pending in self._pending.values() if pending.question.dev == dev)
 
     def waiting(self) -> int:
         """How many callers wait now."""
@@ -155,9 +161,7 @@ class Asks:
             return
         if not pending.recorded:
             pending.recorded = True
-            told = self._done(pending.intent, verdict, pending.began, pending.extra)
-            if told is not None:
-                await asyncio.wait({asyncio.wrap_future(told)}, timeout=TELL_S)
+            await self._record(pending, verdict)
         if pending.unique != unique:
             return  # interrupted meanwhile: whoever comes back is answered then
         refused = verdict.effect is Effect.REFUSE
@@ -171,6 +175,15 @@ class Asks:
         self._by_unique.pop(unique, None)
         self._pending.pop(pending.question.key, None)
         self._answer(unique, bytes(reply))
+
+    async def _record(self, pending: _Pending, verdict: Verdict) -> None:
+        """Nothing that goes wrong with a record may keep a caller from its answer."""
+        try:
+            told = self._done(pending.intent, verdict, pending.began, pending.extra)
+            if told is not None:
+                await asyncio.wait({asyncio.wrap_future(told)}, timeout=TELL_S)
+        except Exception:
+            log.exception("event %d could not be recorded", pending.intent.id)
 
     async def _watch_left(self, pending: _Pending) -> None:
         """Drop the ask once its caller is dead, or runs on without coming back."""

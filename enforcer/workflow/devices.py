@@ -22,6 +22,7 @@ from enforcer.policy.engine import Facts, Guarding, guards
 from enforcer.policy.rules import Policy
 from enforcer.storage import sysfs
 from enforcer.storage.identity import Identities
+from enforcer.storage.names import is_node_only
 from enforcer.storage.system import system_devices
 
 log = logging.getLogger(__name__)
@@ -83,19 +84,30 @@ class Devices:
             root,
         )
         self._identities = Identities(root, node=node)
-        self._seen_by: Mapping[str, frozenset[str]] = {}
+        self._seen_by: Mapping[str, frozenset[str]] | None = None if deadline else {}
         self._grips: dict[ResourceId, Grip] = {}
         self._elsewhere: frozenset[ResourceId] = frozenset()
         self._adopted: dict[DevNum, str] = {}
         self._gone: set[DevNum] = set()  # not in sysfs any more, but still open
         self.known: dict[DevNum, Known] = {}
 
-    def rescan(self) -> None:
-        """Look at everything anew: system devices, every block device, the whole table."""
+    def find_system(self) -> bool:
+        """Compute anew what the system lives on; True if it changed. May wait for an automount: not for the loop."""
         found = system_devices(self._identities, self._keep)
-        for sentence in found.unresolved:
-            log.warning("system devices: %s", sentence)
-        self._identities.system = found.reasons
+        changed = dict(found.reasons) != dict(self._identities.system)
+        if changed:
+            for sentence in found.unresolved:
+                log.warning("system devices: %s", sentence)
+            self._identities.system = found.reasons
+        return changed
+
+    def rescan(self) -> None:
+        """At start: system devices, every block device, the whole table."""
+        self.find_system()
+        self.reclassify()
+
+    def reclassify(self) -> None:
+        """Look at every block device anew, and write the whole table."""
         there = sysfs.all_devices(self._root)
         for dev in there:
             self.classify(dev)
@@ -104,10 +116,14 @@ class Devices:
         for dev in self._tables.devices() - set(there):
             self._tables.guard.delete(dev.to_kernel())
 
-    def classify(self, dev: DevNum) -> Known:
+    def resolve(self, dev: DevNum) -> Device:
+        """What a device is now; may wait for a lock of its driver, so not for the loop."""
+        return self._identities.resolve(dev)
+
+    def classify(self, dev: DevNum, resolved: Device | None = None) -> Known:
         """Resolve one device now and write its entry. What cannot be resolved is guarded, never free."""
         self._gone.discard(dev)
-        device = replace(self._identities.resolve(dev), in_use=self._adopted.get(dev, ""))
+        device = replace(resolved or self._identities.resolve(dev), in_use=self._adopted.get(dev, ""))
         facts = Facts(self.seen_by(device), device.problem)
         known = Known(device, guards(self._policy(), device, facts), facts)
         self.known[dev] = known
@@ -125,14 +141,26 @@ class Devices:
 
     def seen_by(self, device: Device) -> frozenset[str]:
         """The other nodes that see any LUN of the device."""
+        if self._seen_by is None:  # never told: any LUN that has a name of its own may be somebody else's too
+            return frozenset({"?"} if any(not is_node_only(r.lun) for r in device.resources) else ())
         return frozenset(node for r in device.resources for node in self._seen_by.get(r.lun, ()))
 
-    def set_seen_by(self, seen: Mapping[str, frozenset[str]]) -> None:
-        """What the other nodes publish; a LUN that turns out to be multi-attached is guarded from now on."""
-        if seen != self._seen_by:
-            self._seen_by = dict(seen)
-            for dev in list(self.known):
-                self.classify(dev)
+    def seen_unknown(self) -> bool:
+        """True until it is known, from the store or from before, what the other nodes see."""
+        return self._seen_by is None
+
+    def seen(self) -> Mapping[str, frozenset[str]]:
+        """LUN -> the other nodes that see it."""
+        return self._seen_by or {}
+
+    def set_seen_by(self, seen: Mapping[str, frozenset[str]]) -> bool:
+        """What the other nodes publish; a LUN that turns out to be multi-attached is guarded. True if it changed."""
+        if seen == self._seen_by:
+            return False
+        self._seen_by = dict(seen)
+        for dev in list(self.known):
+            self.classify(dev)
+        return True
 
     def set_grips(self, grips: Mapping[ResourceId, Grip], elsewhere: frozenset[ResourceId]) -> None:
         """What this node holds and what it knows others hold; writes every entry that this changes."""

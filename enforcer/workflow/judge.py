@@ -223,7 +223,7 @@ class Judge:
             needs = abi.AskFlag.REQUIRES_DEV in question.flags
             # without a device that we can see, the superblock's own ask and the guard stand behind this one
             return intent, "its block device could not be resolved" if needs else "", []
-        known = self._devices.classify(dev)
+        known = self._devices.classify(dev, await asyncio.to_thread(self._devices.resolve, dev))
         intent = replace(intent, dev=dev, device=known.device)
         if intent.kind is not UseKind.MOUNT or known.device.problem:
             return intent, known.device.problem, []

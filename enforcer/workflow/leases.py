@@ -18,7 +18,7 @@ from pathlib import Path
 from enforcer.cluster.store import LeaseStore
 from enforcer.kernel.tables import Tables
 from enforcer.model.clock import boot_ns
-from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
+from enforcer.model.errors import EnforcerError, LeaseLost
 from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Holder, Lease, Standing
 from enforcer.model.resource import Device, DevNum, Mode, ResourceId
 from enforcer.storage import caches, usage
@@ -37,6 +37,7 @@ class _Held:
     hold: Hold = Hold.LIVE
     permits: dict[int, int] = field(default_factory=dict)  # intent -> boot clock ns when it is forgotten
     uncounted: bool = False  # in use before the kernel began to count
+    stale: bool = False  # another node may have written since: cached blocks must go before it is used
     looked_ns: int = 0
 
 
@@ -103,6 +104,7 @@ class Leases:
                 kept = self._held.setdefault(lease.resource, _Held(lease))
                 kept.lease, kept.hold = lease, Hold.LIVE
                 kept.permits[intent] = boot_ns() + PERMIT_NS
+                kept.stale = kept.stale or outcome.fresh
             if not await self._until_session_live(budget_s):
                 self.permit_over(intent)
                 return Denied(
@@ -110,8 +112,10 @@ class Leases:
                     "the keeper has not told the kernel until when this node's session lives",
                     remedy="systemctl status enforcer-keeper",
                 )
-            if outcome.fresh:
-                await self._freshen({r.lun for r in wanted})
+            trouble = await self._freshen({lease.resource for lease in outcome.leases})
+            if trouble:
+                self.permit_over(intent)
+                return Denied(Standing.UNKNOWN, trouble, remedy="end what has the device open, then try again")
             for lease in outcome.leases:
                 self._held[lease.resource].permits[intent] = boot_ns() + PERMIT_NS
             self._publish()
@@ -142,21 +146,35 @@ class Leases:
         self._publish()
         return told
 
+    def covered(self, device: Device) -> bool:
+        """True if everything that the device lies on is held here."""
+        return all(most_specific(self._held, r) is not None for r in device.resources)
+
+    def mark_uncounted(self, device: Device) -> None:
+        """The device is in use by something that the kernel's counts do not know."""
+        for resource in device.resources:
+            held = most_specific(self._held, resource)
+            if held is not None:
+                self._held[held].uncounted = True
+
     async def take_in_use(self, device: Device, *, budget_s: float) -> Denied | None:
         """A device that was in use before enforcement began: its lease is taken now. The refusal, if any."""
-        outcome = await self.acquire(device, 0, {"use": device.in_use}, budget_s=budget_s)
+        outcome = await self.acquire(device, 0, {"use": device.in_use or "open"}, budget_s=budget_s)
         if isinstance(outcome, Denied):
             return outcome
-        for lease in outcome.leases:
-            self._held[lease.resource].uncounted = True
+        self.permit_over(0)
+        if device.in_use:
+            self.mark_uncounted(device)
         return None
 
     async def refresh(self) -> tuple[HeldLease, ...]:
         """Learn what others hold, for the guard table and for ``who``. Raises StoreUnavailable."""
         everything = await self._store.leases()
-        for known in everything:
-            if self._is_mine(known) and known.lease.resource not in self._held:
-                await self._pick_up(known.lease.resource)
+        stored = {known.lease.resource: known.lease.token for known in everything if self._is_mine(known)}
+        for resource in stored.keys() ^ self._held.keys() | {
+            r for r, held in self._held.items() if stored.get(r) != held.lease.token
+        }:
+            await self._reconcile(resource)
         mine = {held.lease.token for held in self._held.values()}
         self._elsewhere = {
             h.lease.resource: h for h in everything if h.lease.token not in mine and h.lease.resource not in self._held
@@ -168,15 +186,24 @@ class Leases:
         holder = known.lease.holder
         return (holder.node, holder.boot_id) == (self._me.node, self._me.boot_id)
 
-    async def _pick_up(self, resource: ResourceId) -> None:
-        """A lease of ours that we did not know of: its grant came after the ask had been given up."""
+    async def _reconcile(self, resource: ResourceId) -> None:
+        """The store and we disagree about one resource of ours; the store is right, and the stricter side wins."""
         async with self._locked(frozenset({resource})):
-            if resource in self._held:
-                return
-            for known in await self._store.leases(resource.lun):
-                if self._is_mine(known) and known.lease.resource == resource:
-                    log.info("%s: a late grant is picked up, to be given back", resource)
-                    self._held[resource] = _Held(known.lease)
+            found = [
+                k.lease
+                for k in await self._store.leases(resource.lun)
+                if self._is_mine(k) and k.lease.resource == resource
+            ]
+            held = self._held.get(resource)
+            if found and held is None:
+                log.info("%s: a late grant is picked up, to be given back", resource)
+                self._held[resource] = _Held(found[0], stale=True)
+            elif found and held is not None:
+                held.lease = found[0]
+            elif held is not None and held.hold is Hold.LIVE:
+                log.critical("%s: the store does not know our lease (token %d)", resource, held.lease.token)
+                held.hold = Hold.CLOSING  # nothing new starts; the next ask goes to the store
+            self._publish()
 
     async def run(self) -> None:
         """Give back what is no longer used; runs until it is cancelled."""
@@ -210,23 +237,23 @@ class Leases:
                 return
             held.hold = Hold.CLOSING
             self._publish()
-            released = False
+            released = sent = False
             try:
                 await self._write_off(resource)
                 if not self._idle(resource, held) or await self._claimed(resource):
                     return
+                sent = True
                 try:
                     await self._store.release(frozenset({resource}), held.lease.token)
-                except StoreUnavailable:
-                    raise
                 except LeaseLost as lost:
-                    log.error("%s: the store no longer knows our lease: %s", resource, lost)
+                    log.info("%s: given back already: %s", resource, lost)
                 released = True
             finally:
                 if released:
                     del self._held[resource]
-                else:
+                elif not sent:
                     held.hold = Hold.LIVE
+                # sent without an answer: perhaps it is another node's by now. CLOSING until the store has said
                 self._publish()
 
     def _only_in_flight(self, resource: ResourceId, held: _Held) -> bool:
@@ -283,19 +310,44 @@ class Leases:
         """True unless every device of the resource lets itself be opened exclusively."""
         for dev in self._devices.counted_for(resource):
             answer = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._scratch)
+            if answer is not False and self._claimed_by_part(dev, resource):
+                continue
             if answer is not False and Path(f"/sys/dev/block/{dev}").exists():
                 log.info("%s is kept: %s is still claimed", resource, dev)
                 return True
         return False
 
-    async def _freshen(self, luns: set[str]) -> None:
-        """The last writer may have been another node: drop cached blocks of every device of the stack."""
-        for lun in luns:
-            for device in self._devices.on_lun(lun):
+    def _claimed_by_part(self, dev: DevNum, resource: ResourceId) -> bool:
+        """A whole cannot be opened exclusively while a part of it is claimed; that part has a lease of its own."""
+        for known in self._devices.known.values():
+            below = dev in known.device.below and self._in_use(known.device.dev)
+            if below and all(most_specific(self._held, r) not in (None, resource) for r in known.device.resources):
+                return True
+        return False
+
+    async def _freshen(self, granted: set[ResourceId]) -> str:
+        """The last writer may have been another node: drop cached blocks of every device of the stack.
+
+        Returns why it could not be done, or "". What is in use here already was never out of our hands.
+        """
+        stale = {r for r in granted if self._held[r].stale}
+        for lun in {r.lun for r in stale}:
+            for device in reversed(self._devices.on_lun(lun)):  # the upper ones first
+                if self._in_use(device.dev) and not self._first_use(device.dev):
+                    continue
                 try:
                     await asyncio.to_thread(caches.drop_caches, device.dev, scratch=self._scratch)
+                except FileNotFoundError:
+                    continue  # it has gone meanwhile
                 except (OSError, EnforcerError) as error:
-                    log.warning("cached blocks of %s could not be dropped: %s", device.name, error)
+                    return f"cached blocks of {device.name} could not be dropped: {error}"
+        for resource in stale:
+            self._held[resource].stale = False
+        return ""
+
+    def _first_use(self, dev: DevNum) -> bool:
+        """True if the only counted file is the one that is being asked for."""
+        return self.uses_of(dev) <= (1, 0)
 
     async def _until_session_live(self, budget_s: float) -> bool:
         """The guard would refuse what we permit before it knows a deadline: give the keeper a moment."""

@@ -55,6 +55,7 @@ def test_constants() -> None:
         "OPENS": abi.OPENS,
         "SELVES": abi.SELVES,
         "PARAMS": abi.PARAMS,
+        "EARLY": abi.EARLY,
     }
 
 

@@ -26,7 +26,7 @@ int size_(void) { return sizeof(struct enf_question); }
 int names_(int i) { int all[] = { ENF_PASS, ENF_REFUSE, ENF_WOULD_REFUSE, ENF_PASS_BEFORE_ASK }; return all[i]; }
 """
 NOW = 1 << 40
-BOOLEANS = ("claim", "in_mount", "asked", "refused", "unknown_allow")
+BOOLEANS = ("claim", "in_mount", "asked", "refused", "unknown_allow", "early")
 Gcc = Callable[..., Path]
 
 
@@ -83,6 +83,7 @@ def test_same_answer_at_any_time(
         ("q->in_mount && q->refused", "q->refused"),
         ("q->state != ENF_ELSEWHERE", "1"),
         ("&& !q->asked &&", "&&"),
+        ("&& q->early &&", "&&"),
         ("q->state == ENF_UNKNOWN && q->unknown_allow", "q->unknown_allow"),
         ("q->guard_flags & ENF_GUARD_AUDIT", "0"),
         ("if (q->state == ENF_UNGUARDED)", "if (q->state == ENF_FREE)"),
@@ -106,5 +107,5 @@ def test_no_write_without_a_live_lease() -> None:
         if not q.claim or not enforced or decide(q) in (Decision.REFUSE, Decision.WOULD_REFUSE):
             continue
         live = q.state is State.LIVE and (GuardFlag.DEADLINE not in q.guard_flags or q.now_ns < q.deadline_ns)
-        before_ask = q.in_mount and not q.asked and q.state is not State.ELSEWHERE
+        before_ask = q.in_mount and q.early and not q.asked and q.state is not State.ELSEWHERE
         assert live or before_ask or (q.state is State.UNKNOWN and q.unknown_allow)

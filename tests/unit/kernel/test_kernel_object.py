@@ -35,7 +35,20 @@ PROGRAMS = {
     "lsm/sb_free_security": "note_super_gone",
     "lsm/task_free": "note_task_gone",
 }
-TABLES = {"asks", "config", "deadline", "fstypes", "guard", "ledger", "params", "stats", "supers", "tasks", "uses"}
+TABLES = {
+    "asks",
+    "config",
+    "deadline",
+    "fstypes",
+    "guard",
+    "ledger",
+    "params",
+    "selves",
+    "stats",
+    "supers",
+    "tasks",
+    "uses",
+}
 MAPS = TABLES | {"blank_ask", "blank_params", "blank_task", "events"}
 
 

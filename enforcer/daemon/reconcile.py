@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is true of the store, of the kernel's counts and of what we think we hold, brought together again and again.
+
+Leases are lost in three ways: an answer that never came, a use that began before anybody counted, a device that came
+to be guarded while it was in use. Each is a difference between two of these truths, so one loop looks for differences
+and settles them on the stricter side. What cannot be settled (a device in use here and leased elsewhere) is said
+loudly, on every node that sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from enforcer.cluster.etcd_session import SessionFacts
+from enforcer.cluster.store import LeaseStore
+from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
+from enforcer.model.lease import Holder, NodeRecord
+from enforcer.model.resource import DevNum
+from enforcer.policy.rules import Policy
+from enforcer.storage import usage
+from enforcer.workflow.asks import Asks
+from enforcer.workflow.devices import Devices, Known
+from enforcer.workflow.leases import Leases
+
+log = logging.getLogger(__name__)
+EVERY_S = 3.0
+
+
+class Reconciler:
+    """Runs beside the asks; a slow store delays it and nothing else."""
+
+    def __init__(
+        self,
+        *,
+        store: LeaseStore,
+        devices: Devices,
+        leases: Leases,
+        asks: Asks,
+        me: Holder,
+        policy: Callable[[], Policy],
+        notice: Callable[[str, str], None],
+        session: Callable[[], SessionFacts | None] | None,
+        cache: Path,
+    ) -> None:
+        """``cache`` keeps what other nodes see over a restart; ``session`` is None for a store without sessions."""
+        self._store, self._devices, self._leases, self._asks, self._me = store, devices, leases, asks, me
+        self._policy, self._notice, self._session, self._cache = policy, notice, session, cache
+        self._published: tuple[object, ...] | None = None
+        self._adopted = False
+        self._scan = True
+        self._suspects: set[DevNum] = set()
+        self._trouble = ""
+        self.warnings: list[str] = []
+
+    def state(self) -> tuple[str, bool]:
+        """What is wrong with the store, or "", and whether our leases were taken up."""
+        return self._trouble, self._adopted
+
+    def look_for_uses(self) -> None:
+        """More devices may be guarded than before: what is in use already is to be found."""
+        self._scan = True
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.once()
+
+    async def once(self) -> None:
+        """One round. Raises nothing."""
+        try:
+            if await asyncio.to_thread(self._devices.find_system):
+                self._devices.reclassify()
+            if self._scan:
+                await self._find_uses()
+            if self._devices.seen_unknown():
+                self._recall()
+            await self._meet_the_store()
+            if self._trouble:
+                log.info("the lease store answers again")
+            self._trouble = ""
+        except (StoreUnavailable, LeaseLost) as error:
+            if not self._trouble:
+                log.warning("the lease store: %s; guarded devices are denied meanwhile", error)
+            self._trouble, self._published = str(error), None
+        except EnforcerError as error:
+            log.error("reconciling: %s", error)
+        except Exception:
+            log.exception("reconciling failed; it is tried again")
+
+    async def _meet_the_store(self) -> None:
+        if not self._adopted:
+            for sentence in await self._leases.adopt():
+                self._notice("adopt", sentence)
+            self._adopted = True
+            self._scan = True
+        luns, digest = self._devices.luns(), self._policy().digest
+        wanted = (luns, digest, self._session() if self._session else None)
+        if wanted != self._published:
+            await self._store.publish(luns, digest)
+            self._published = wanted
+        await self._leases.refresh()
+        if self._devices.set_seen_by(_others(await self._store.nodes(), self._me.node)):
+            self._scan = True
+            self._remember()
+        await self._cover_uses()
+
+    async def _find_uses(self) -> None:
+        """Uses that the kernel's counts do not know, because they began before it counted."""
+        self._scan = False
+        found = await asyncio.to_thread(usage.scan)
+        for dev, used in found.items():
+            if self._leases.uses_of(dev)[0] <= 0:
+                self._devices.note_use(dev, used.sentence())
+
+    async def _cover_uses(self) -> None:
+        """Every guarded device that is in use needs its lease, whenever it came to be guarded."""
+        suspects: set[DevNum] = set()
+        for dev, known in list(self._devices.known.items()):
+            if not known.guarding.guarded or not known.device.resources:
+                continue
+            uses, inflight = self._leases.uses_of(dev)
+            counted = uses > self._asks.pending_on(dev) or inflight > 0
+            if self._leases.covered(known.device):
+                if known.device.in_use and uses <= 0:
+                    self._leases.mark_uncounted(known.device)
+            elif known.device.in_use or (counted and dev in self._suspects):
+                await self._take(known)
+            elif counted:
+                suspects.add(dev)  # perhaps only on its way: looked at again in the next round
+        self._suspects = suspects
+
+    async def _take(self, known: Known) -> None:
+        device = known.device
+        denied = await self._leases.take_in_use(device, budget_s=3.0)
+        if denied is None:
+            self._notice("adopt", f"{device.name}, in use here, is leased now")
+            return
+        sentence = f"{device.name} is {device.in_use or 'in use'} here, and {denied.reason}"
+        if sentence not in self.warnings:
+            log.critical("IN USE WITHOUT A LEASE: %s", sentence)
+            self.warnings = [*self.warnings[-20:], sentence]
+            self._notice("conflict", sentence)
+
+    def _remember(self) -> None:
+        draft = self._cache.with_suffix(".new")
+        draft.write_text(json.dumps({lun: sorted(nodes) for lun, nodes in self._devices.seen().items()}) + "\n")
+        draft.rename(self._cache)
+
+    def _recall(self) -> None:
+        """What other nodes saw when the store was last read. Without it every LUN may be somebody else's."""
+        try:
+            body = json.loads(self._cache.read_text())
+            self._devices.set_seen_by({str(lun): frozenset(map(str, nodes)) for lun, nodes in body.items()})
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            log.error(
+                "%s cannot be read (%s); LUNs without a rule are guarded until the store answers", self._cache, error
+            )
+
+
+def _others(nodes: tuple[NodeRecord, ...], me: str) -> dict[str, frozenset[str]]:
+    seen: dict[str, set[str]] = {}
+    for record in nodes:
+        if record.holder.node != me:
+            for lun in record.luns:
+                seen.setdefault(lun, set()).add(record.holder.node)
+    return {lun: frozenset(names) for lun, names in seen.items()}
