@@ -56,7 +56,7 @@ def test_layout(library: Any) -> None:
 
 def test_same_answer_on_every_input(library: Any) -> None:
     questions = list(everything())
-    assert len(questions) == 6 * 4 * 4 * 32
+    assert len(questions) == 6 * 4 * 4 * 64
     assert [q for q in questions if in_c(library, q) is not decide(q)] == []
 
 
