@@ -108,6 +108,7 @@ class Reconciler:
             self._scan = True
             self._remember()
         await self._cover_uses()
+        await self._leases.partitions.learn()
 
     async def _find_uses(self) -> None:
         """Uses that the kernel's counts do not know, because they began before it counted."""

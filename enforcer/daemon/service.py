@@ -335,6 +335,7 @@ class Service:
             if event.action == "remove":
                 self._devices.forget(event.dev)
             elif event.media_or_table_changed:
+                self._leases.partitions.forget(event.dev)
                 self._devices.classify(event.dev)
 
     def _set_fstypes(self) -> None:

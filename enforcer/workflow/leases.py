@@ -23,6 +23,7 @@ from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Holder, Leas
 from enforcer.model.resource import Device, DevNum, Mode, ResourceId
 from enforcer.storage import caches, usage
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
+from enforcer.workflow.partitions import PartitionTables
 
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
@@ -67,7 +68,13 @@ class Leases:
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._wake = asyncio.Event()
+        self._partitions = PartitionTables(devices, scratch)
         self._written_off: dict[DevNum, int] = {}  # opens in flight whose end was skipped
+
+    @property
+    def partitions(self) -> PartitionTables:
+        """What this node knows of the partition tables on its guarded disks."""
+        return self._partitions
 
     def held(self) -> list[tuple[Lease, Hold]]:
         """Everything held now."""
@@ -341,6 +348,9 @@ class Leases:
                     continue  # it has gone meanwhile
                 except (OSError, EnforcerError) as error:
                     return f"cached blocks of {device.name} could not be dropped: {error}"
+            trouble = await self._partitions.renew(lun)
+            if trouble:
+                return trouble
         for resource in stale:
             self._held[resource].stale = False
         return ""

@@ -130,6 +130,18 @@ def test_a_permit_that_comes_too_late_permits_nothing(story: Story, one: Node, t
 
 
 @pytest.mark.full
+def test_a_table_that_another_node_changed_is_read_again(story: Story, one: Node, two: Node, cluster: Cluster) -> None:
+    disk, theirs = two.device(cluster.disk), one.device(cluster.disk)
+    story.works(two, f"test ! -e /sys/class/block/{disk.removeprefix('/dev/')}3")
+    story.works(one, f"echo ',,L' | sfdisk -q --append {theirs}")
+    cluster.wait_free(one, theirs)
+    story.works(two, f"mkfs.ext4 -qF {story.part(two)}")
+    story.works(two, f"test -e /sys/class/block/{disk.removeprefix('/dev/')}3")
+    story.works(one, f"sfdisk -q --delete {theirs} 3")
+    cluster.wait_free(one, theirs)
+
+
+@pytest.mark.full
 def test_an_aborted_connection_ends_the_daemon_and_opens_nothing(two: Node, cluster: Cluster) -> None:
     old = two.run("cat /run/enforcer/enforcerd.lock").out.strip()
     two.run("for c in /sys/fs/fuse/connections/*/abort; do echo 1 > $c; done")

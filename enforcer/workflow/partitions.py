@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Partition tables that another node may have changed.
+
+The kernel reads a table once. If another node has written a new one since, a partition here may end in the middle of
+another's, and both nodes would hold different leases on the same blocks. So the table is looked at again before a LUN
+that was out of our hands is used, and if it changed the kernel must read it again first, or nothing is permitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from enforcer.model.errors import EnforcerError
+from enforcer.model.resource import Device, DevNum, ResourceId
+from enforcer.storage import caches
+from enforcer.workflow.devices import Devices
+
+log = logging.getLogger(__name__)
+LOOK_S = 2.0  # a disk that does not answer within this is looked at another time
+
+
+class PartitionTables:
+    """Digests of the tables as the kernel has read them, by disk."""
+
+    def __init__(self, devices: Devices, scratch: Path) -> None:
+        self._devices, self._scratch = devices, scratch
+        self._digests: dict[DevNum, str] = {}
+
+    def forget(self, dev: DevNum) -> None:
+        """The kernel has read the table anew, or the disk is another one."""
+        self._digests.pop(dev, None)
+
+    async def learn(self) -> None:
+        """Look at the tables of guarded disks that are not known yet. Raises nothing."""
+        for known in list(self._devices.known.values()):
+            device = known.device
+            if known.guarding.guarded and _is_disk(device) and device.dev not in self._digests:
+                try:
+                    async with asyncio.timeout(LOOK_S):
+                        self._digests[device.dev] = await self._digest(device)
+                except (OSError, TimeoutError, EnforcerError) as error:
+                    log.debug("the partition table of %s cannot be read: %s", device.name, error)
+
+    async def renew(self, lun: str) -> str:
+        """Before a LUN is used that was out of our hands: why its table is not what the kernel thinks, or ""."""
+        for device in self._devices.on_lun(lun):
+            if not _is_disk(device):
+                continue
+            try:
+                digest = await self._digest(device)
+                if self._digests.get(device.dev, digest) != digest:
+                    log.info("%s: another node has changed the partition table", device.name)
+                    read = await asyncio.to_thread(caches.reread_partitions, device.dev, scratch=self._scratch)
+                    if not read and self._has_parts(device):
+                        return (
+                            f"another node has changed the partition table of {device.name}, which cannot be read again"
+                            " while a partition of it is in use here"
+                        )
+                    self._devices.reclassify()
+            except (OSError, EnforcerError) as error:
+                return f"the partition table of {device.name} cannot be read: {error}"
+            self._digests[device.dev] = digest
+        return ""
+
+    def _has_parts(self, disk: Device) -> bool:
+        return any(known.device.below[:1] == (disk.dev,) for known in self._devices.known.values())
+
+    async def _digest(self, device: Device) -> str:
+        return await asyncio.to_thread(caches.partition_digest, device.dev, scratch=self._scratch)
+
+
+def _is_disk(device: Device) -> bool:
+    """A disk itself: neither a part of one nor stacked on one."""
+    return not device.below and any(r == ResourceId(r.lun) for r in device.resources)
