@@ -114,6 +114,9 @@ class Reconciler:
         """Uses that the kernel's counts do not know, because they began before it counted."""
         self._scan = False
         found = await asyncio.to_thread(usage.scan)
+        for known in list(self._devices.known.values()):
+            if known.device.in_use and known.device.dev not in found:
+                self._devices.note_use(known.device.dev, "")
         for dev, used in found.items():
             if self._leases.uses_of(dev)[0] <= 0:
                 self._devices.note_use(dev, used.sentence())
@@ -144,7 +147,8 @@ class Reconciler:
         sentence = f"{device.name} is {device.in_use or 'in use'} here, and {denied.reason}"
         if sentence not in self.warnings:
             log.critical("IN USE WITHOUT A LEASE: %s", sentence)
-            self.warnings = [*self.warnings[-20:], sentence]
+            self.warnings.append(sentence)
+            del self.warnings[:-20]
             self._notice("conflict", sentence)
 
     def _remember(self) -> None:

@@ -50,6 +50,7 @@ class Grip:
 
     hold: Hold
     token: int
+    stale: bool = False  # cached blocks of it are not to be trusted yet: whoever comes must ask
 
 
 def covers(held: ResourceId, wanted: ResourceId) -> bool:
@@ -212,7 +213,7 @@ class Devices:
         grips = [self._grips[h] for h in held if h is not None]
         if any(mine.meets(other) for mine in wanted for other in self._elsewhere):
             entry.state = State.ELSEWHERE
-        elif not wanted or known.device.problem or len(grips) < len(wanted):
+        elif not wanted or known.device.problem or len(grips) < len(wanted) or any(g.stale for g in grips):
             entry.state = State.FREE
         elif any(grip.hold is Hold.CLOSING for grip in grips):
             entry.state = State.CLOSING

@@ -192,6 +192,9 @@ class Judge:
                 errno=guarding.errno or errno.EBUSY,
                 reason=guarding.reason,
             )
+            trouble = facts.unresolved or known.device.problem
+            if trouble:
+                decision = replace(decision, action=Action.REFUSE, reason=trouble)
         return decision
 
     def _decide_set(
@@ -215,7 +218,7 @@ class Judge:
     async def _resolve(self, question: Question, intent: Intent) -> tuple[Intent, str, list[Device]]:
         """The intent with its device, why something could not be resolved, and the other devices of its set."""
         if question.op is abi.Op.FILE_IOCTL:
-            return *await asyncio.to_thread(self._resolve_table, question, intent), []
+            return await asyncio.to_thread(self._resolve_table, question, intent)
         dev = question.dev
         if dev is None and intent.kind is UseKind.MOUNT and abi.AskFlag.SOURCE_CUT not in question.flags:
             dev = await asyncio.to_thread(sources.resolve, question.tid, question.source)
@@ -251,47 +254,31 @@ class Judge:
             scratch=self._scratch,
         )
 
-    def _resolve_table(self, question: Question, intent: Intent) -> tuple[Intent, str]:
-        """A device-mapper table that is about to be loaded: what a use of the new device would touch."""
+    def _resolve_table(self, question: Question, intent: Intent) -> tuple[Intent, str, list[Device]]:
+        """A device-mapper table that is about to be loaded: the devices that it stands on.
+
+        The mapping takes them as they are, for the kernel opens them themselves. So two nodes never have volumes of
+        one group active at once, which is what its metadata needs anyway.
+        """
         try:
             table = dmtable.read_table(question.tid, question.arg)
         except (dmtable.DmTableError, OSError) as error:
-            return intent, f"the device-mapper table could not be read: {error}"
-        lower: list[DevNum] = []
+            return intent, f"the device-mapper table could not be read: {error}", []
+        kinds = {target.type for target in table.targets}
+        intent = replace(intent, fstype=kinds.pop() if len(kinds) == 1 else "dm")
+        below: list[Device] = []
         for each in dmtable.lower_devices(table):
             dev = each.dev or (sources.resolve(question.tid, each.path) if each.path else None)
-            if dev is None:
-                return intent, f"device-mapper target on {from_bytes(each.path)} could not be resolved"
-            lower.append(dev)
-        known = [self._devices.known.get(dev) for dev in lower]
-        missing = [str(dev) for dev, k in zip(lower, known, strict=True) if k is None]
-        problem = f"device {missing[0]} below the table is not known" if missing else ""
-        problem = problem or next((k.device.problem for k in known if k is not None and k.device.problem), "")
-        # The mapping takes what it stands on, as it is: the kernel opens the lower devices themselves. So two nodes
-        # never have volumes of one group active at once, which is what its metadata needs anyway.
-        resources = tuple(sorted({r for k in known if k is not None for r in k.device.resources}))
-        system = ""
-        if lower and all(k is not None and k.device.system for k in known):
-            system = next(k.device.system for k in known if k is not None)
-        kinds = {target.type for target in table.targets}
-        aliases = tuple(dict.fromkeys(alias for k in known if k is not None for alias in k.device.aliases))
-        device = Device(
-            dev=lower[0] if lower else DevNum(0, 0),
-            name=", ".join(k.device.name for k in known if k is not None) or table.name,
-            resources=resources,
-            aliases=aliases,
-            below=tuple(lower),
-            system=system,
-            problem=problem,
-        )
-        fstype = kinds.pop() if len(kinds) == 1 else "dm"
-        return replace(
-            intent,
-            fstype=fstype,
-            dev=device.dev,
-            device=device,
-            source=", ".join(k.device.name for k in known if k is not None),
-        ), problem
+            known = self._devices.known.get(dev) if dev is not None else None
+            if known is None:
+                named = dev or from_bytes(each.path)
+                return intent, f"{named}, below the table of {table.name or table.uuid}, could not be resolved", []
+            below.append(known.device)
+        if not below:
+            return intent, "", []
+        names = ", ".join(device.name for device in below)
+        problem = next((device.problem for device in below if device.problem), "")
+        return replace(intent, dev=below[0].dev, device=below[0], source=names), problem, below[1:]
 
     async def _lease(self, decision: Decision, intent: Intent, deadline_ns: int, stages: dict[str, int]) -> Verdict:
         device = intent.device

@@ -39,7 +39,8 @@ class _Held:
     permits: dict[int, int] = field(default_factory=dict)  # intent -> boot clock ns when it is forgotten
     uncounted: bool = False  # in use before the kernel began to count
     stale: bool = False  # another node may have written since: cached blocks must go before it is used
-    looked_ns: int = 0
+    looked_ns: int = 0  # for uses that were not counted
+    left_over_ns: int = 0  # for counts without a use
 
 
 class Leases:
@@ -109,9 +110,8 @@ class Leases:
                 return outcome
             for lease in outcome.leases:  # first of all: whatever happens next, what is ours is known to be ours
                 kept = self._held.setdefault(lease.resource, _Held(lease))
-                kept.lease, kept.hold = lease, Hold.LIVE
-                kept.permits[intent] = boot_ns() + PERMIT_NS
-                kept.stale = kept.stale or outcome.fresh
+                kept.lease, kept.hold, kept.stale = lease, Hold.LIVE, kept.stale or outcome.fresh
+            self._permit(outcome.leases, intent)
             if not await self._until_session_live(budget_s):
                 self.permit_over(intent)
                 return Denied(
@@ -123,10 +123,13 @@ class Leases:
             if trouble:
                 self.permit_over(intent)
                 return Denied(Standing.UNKNOWN, trouble, remedy="end what has the device open, then try again")
-            for lease in outcome.leases:
-                self._held[lease.resource].permits[intent] = boot_ns() + PERMIT_NS
+            self._permit(outcome.leases, intent)
             self._publish()
             return outcome
+
+    def _permit(self, leases: tuple[Lease, ...], intent: int) -> None:
+        for lease in leases:
+            self._held[lease.resource].permits[intent] = boot_ns() + PERMIT_NS
 
     def permit_over(self, intent: int) -> None:
         """The permitted use has begun (and is counted now) or has failed."""
@@ -146,7 +149,10 @@ class Leases:
         for lease in await self._store.adopt():
             known = self._held.get(lease.resource)
             if known is None:
-                self._held[lease.resource] = _Held(lease)
+                adopted = self._held[lease.resource] = _Held(lease)
+                self._publish()
+                # what is in use here never was out of our hands; the rest may have been granted and not freshened
+                adopted.stale = self._idle(lease.resource, adopted)
                 told.append(f"{lease.resource} is re-adopted with token {lease.token}")
             else:
                 known.lease = lease
@@ -228,7 +234,7 @@ class Leases:
                     log.exception("giving back %s failed; it is kept", resource)
 
     async def release_unused(self) -> None:
-        """One pass over everything, now."""
+        """One pass over everything, now. Raises nothing."""
         for resource in list(self._held):
             with contextlib.suppress(EnforcerError):
                 await self._try_release(resource)
@@ -242,7 +248,7 @@ class Leases:
                 return
             if held.uncounted and await self._still_used(resource, held):
                 return
-            held.hold = Hold.CLOSING
+            before, held.hold = held.hold, Hold.CLOSING
             self._publish()
             released = sent = False
             try:
@@ -259,18 +265,18 @@ class Leases:
                 if released:
                     del self._held[resource]
                 elif not sent:
-                    held.hold = Hold.LIVE
+                    held.hold = before
                 # sent without an answer: perhaps it is another node's by now. CLOSING until the store has said
                 self._publish()
 
     def _only_in_flight(self, resource: ResourceId, held: _Held) -> bool:
         """True every few seconds at most: nothing is open, but an open seems to be under way that never ends."""
-        if held.permits or boot_ns() - held.looked_ns < LEFT_OVER_NS:
+        if held.permits or boot_ns() - held.left_over_ns < LEFT_OVER_NS:
             return False
         counts = [(dev, *self.uses_of(dev)) for dev in self._devices.counted_for(resource)]
         if any(uses for _, uses, _ in counts) or any(self._tables.opening(dev) for dev, _, _ in counts):
             return False
-        held.looked_ns = boot_ns()
+        held.left_over_ns = boot_ns()
         return any(inflight > self._written_off.get(dev, 0) for dev, _, inflight in counts)
 
     def _in_use(self, dev: DevNum) -> bool:
@@ -379,7 +385,7 @@ class Leases:
             self._publish()
 
     def _publish(self) -> None:
-        grips = {resource: Grip(held.hold, held.lease.token) for resource, held in self._held.items()}
+        grips = {resource: Grip(held.hold, held.lease.token, held.stale) for resource, held in self._held.items()}
         # what we were granted is newer than what we had read of others
         others = frozenset(r for r in self._elsewhere if not any(r.meets(mine) for mine in self._held))
         self._devices.set_grips(grips, others)
@@ -394,4 +400,4 @@ class Leases:
     def uses_of(self, dev: DevNum) -> tuple[int, int]:
         """(counted uses, opens in flight) of one device."""
         counts = self._tables.ledger.get(dev.to_kernel())
-        return (counts.uses, counts.inflight) if counts is not None else (0, 0)
+        return (counts.uses, counts.inflight) if counts else (0, 0)

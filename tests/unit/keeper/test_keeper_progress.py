@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -86,6 +88,58 @@ def test_a_hung_daemon_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     while not watch.check():
         assert time.monotonic() < limit
     assert watch.check() and len(asked) >= 2
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[Path]:
+    """The daemon's lock, held as by a daemon that runs."""
+    path = tmp_path / "enforcerd.lock"
+    path.write_text("123\n")
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield path
+
+
+def refuse(_path: Path, _name: bytes) -> None:
+    raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+
+def answers(watch: Progress, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getxattr", lambda _path, _name: b"")
+        assert watch.check()
+
+
+def test_a_daemon_that_begins_need_not_answer_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: Path) -> None:
+    monkeypatch.setattr(os, "getxattr", refuse)
+    watch = Progress(tmp_path, (), 0.05)
+    assert watch.check() and watch.check() and lock.exists()
+
+
+def test_an_error_after_an_answer_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: Path) -> None:
+    watch = Progress(tmp_path, (), 0.05)
+    answers(watch, monkeypatch)
+    monkeypatch.setattr(os, "getxattr", refuse)
+    assert not watch.check() and not watch.check()
+    lock.write_text("124\n")  # another one, that begins
+    assert watch.check()
+    answers(watch, monkeypatch)
+    assert not watch.check()
+    answers(watch, monkeypatch)  # it was only for a moment
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_daemon_that_has_ended_need_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool) -> None:
+    lock = tmp_path / "enforcerd.lock"
+    lock.write_text("123\n")  # held by nobody
+    watch = Progress(tmp_path, (), 0.05)
+    answers(watch, monkeypatch)
+    monkeypatch.setattr(os, "getxattr", refuse)
+    if not left:
+        lock.unlink()
+    assert watch.check()
+    with lock.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # looking leaves no lock behind
 
 
 @pytest.mark.parametrize(("content", "pid"), [("123\n", 123), ("", 0), ("x", 0), ("\n", 0)])

@@ -21,7 +21,7 @@ from enforcer.model.errors import LeaseLost, StoreUnavailable
 from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Holder, Lease, NodeRecord, Standing
 from enforcer.model.resource import Device, DevNum, Mode, ResourceId, UseKind
 from enforcer.policy.rules import Defaults, Match, Policy, Rule
-from enforcer.storage import caches, usage
+from enforcer.storage import caches, sysfs, usage
 from enforcer.storage.usage import Usage
 from enforcer.workflow import devices as devices_module
 from enforcer.workflow import leases as leases_module
@@ -203,6 +203,9 @@ class Node:
     probed: list[tuple[DevNum, State]] = field(default_factory=list)
     dropped: list[tuple[DevNum, State]] = field(default_factory=list)
     undroppable: dict[DevNum, Exception] = field(default_factory=dict)
+    on_disk: dict[DevNum, str] = field(default_factory=dict)  # digests of partition tables
+    rereads: list[DevNum] = field(default_factory=list)
+    rereadable: bool = True
     later_ns: int = 0  # how far the clock was put on
     session_until_ns: int | None = None
     sessions: bool = False
@@ -298,11 +301,18 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
         if dev in node.undroppable:
             raise node.undroppable[dev]
 
+    def reread(dev: DevNum, *, scratch: Path) -> bool:
+        node.rereads.append(dev)
+        return node.rereadable
+
     monkeypatch.setattr(leases_module, "Path", path)
     monkeypatch.setattr(leases_module, "boot_ns", node.now)
     monkeypatch.setattr(usage, "scan", scan)
     monkeypatch.setattr(usage, "probe_exclusive", probe)
     monkeypatch.setattr(caches, "drop_caches", drop)
+    monkeypatch.setattr(caches, "partition_digest", lambda dev, *, scratch: node.on_disk.get(dev, "as read"))
+    monkeypatch.setattr(caches, "reread_partitions", reread)
+    monkeypatch.setattr(sysfs, "all_devices", lambda _root: tuple(node.there))
     monkeypatch.setattr(
         devices_module, "system_devices", lambda *_: SimpleNamespace(reasons=node.system, unresolved=())
     )

@@ -204,6 +204,33 @@ def test_caches_of_what_is_in_use_here_stay(node: Node) -> None:
     run(scenario())
 
 
+def test_a_partition_table_that_another_node_changed_is_read_again(node: Node) -> None:
+    async def scenario() -> None:
+        await node.leases.partitions.learn()
+        node.on_disk[DISK] = "rewritten"
+        await node.take(node.there[PART])
+        assert node.rereads == [DISK] and node.state(PART) is State.LIVE
+        await node.take(node.there[SECOND], 2)
+        assert node.rereads == [DISK]
+
+    run(scenario())
+
+
+def test_a_partition_table_that_cannot_be_read_again_denies(node: Node) -> None:
+    async def scenario() -> None:
+        await node.leases.partitions.learn()
+        node.on_disk[DISK], node.rereadable = "rewritten", False
+        for attempt in (1, 2):
+            denied = await node.refused(node.there[PART], attempt)
+            assert denied.standing is Standing.UNKNOWN and "sda" in denied.reason
+            assert node.rereads == [DISK] * attempt and node.state(PART) is State.FREE
+        node.rereadable = True
+        await node.take(node.there[PART], 3)
+        assert node.state(PART) is State.LIVE
+
+    run(scenario())
+
+
 def test_a_late_grant_is_stale(node: Node) -> None:
     async def scenario() -> None:
         node.store.hold(B, ME)
@@ -359,14 +386,29 @@ def test_who_asks_while_it_is_given_back_goes_to_the_store(node: Node) -> None:
     run(scenario())
 
 
+def test_a_permit_that_comes_while_the_release_waits_is_not_disturbed(node: Node) -> None:
+    """The permitted caller is on its way to the device: CLOSING, even for a moment, would refuse it."""
+
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        closing: list[State] = []
+        publish = node.leases._publish
+        async with node.leases._locked(frozenset({B})):
+            asked = asyncio.create_task(node.leases.acquire(node.there[SECOND], 2, {}, budget_s=5))
+            await turn()
+            releasing = asyncio.create_task(node.leases.release_unused())
+            await turn()
+            node.leases._publish = lambda: (publish(), closing.append(node.state(SECOND)))  # type: ignore[assignment]
+        await asyncio.gather(asked, releasing)
+        assert set(closing) == {State.LIVE} and node.store.calls == ["acquire"]
+
+    run(scenario())
+
+
 def test_a_whole_disk_goes_although_a_part_is_claimed(node: Node) -> None:
     """What mkpart leaves behind: a lease of the disk, and a mounted partition with a lease of its own."""
 
     async def scenario() -> None:
-        await node.hold(node.there[DISK])
-        await node.hold(node.there[PART])
-        # the part has to be asked for by itself, as it is when the disk's lease is not held
-        await node.leases.release_unused()
         await node.take(node.there[PART])
         await node.take(node.there[DISK])
         node.leases.permit_over(1)
@@ -645,6 +687,22 @@ def test_a_count_that_moves_during_the_look_is_alive(
     run(scenario())
 
 
+def test_a_count_that_goes_down_during_the_look_is_not_written_off(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=1)
+        monkeypatch.setattr("enforcer.storage.usage.scan", lambda: node.count(SECOND) or {})
+        await node.leases.release_unused()
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=1)  # another open, and this one is real
+        node.opening(SECOND)
+        node.pass_s(10)
+        await node.leases.release_unused()
+        assert node.store.ours() and node.state(SECOND) is State.LIVE
+
+    run(scenario())
+
+
 def test_uses_that_nobody_counted_are_looked_for(node: Node) -> None:
     async def scenario() -> None:
         in_use = replace(node.there[SECOND], in_use="mounted at /srv")
@@ -691,6 +749,8 @@ def test_the_next_daemon_goes_on(node: Node) -> None:
     async def scenario() -> None:
         old = node.store.hold(A2, replace(ME, boot_id="boot-0"))
         mine = node.store.hold(B, replace(ME, session="session-0"))
+        node.count(SECOND, uses=1)  # mounted all the time
+        node.count(SECOND, uses=1)
         told = await node.leases.adopt()
         assert len(told) == 2 and str(A2) in told[0] and f"token {mine.token}" in told[1]
         assert old not in node.store.records.values()
