@@ -68,8 +68,8 @@ class Store:
     path: str = _setting("", "Database of the sqlite store; leases.sqlite in state_dir if empty", kind="path")
     cluster: str = _setting("default", "Name that the nodes of one cluster have in common", kind="name")
     endpoints: tuple[str, ...] = _setting((), "etcd members, as http://192.0.2.1:2379", kind="strings")
-    ttl_s: float = _setting(30.0, "How long a lease lives without renewal", key="ttl", kind="duration")
-    renew_s: float = _setting(5.0, "How often a lease is renewed", key="renew", kind="duration")
+    ttl_s: float = _setting(30.0, "How long this node's session lives without renewal", key="ttl", kind="duration")
+    renew_s: float = _setting(5.0, "How often the session is renewed", key="renew", kind="duration")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ LIMIT: Final = 480  # of the sentence without its event id, so that neither is e
 _DONE = {
     "mount": "mounted",
     "swap": "used as swap",
-    "write-open": "opened for writing",
+    "write-open": "opened",
     "dm-load": "mapped",
     "loop": "set up as a loop device",
     "umount": "unmounted",

@@ -22,7 +22,7 @@ EFFECTS: Final = {
 _WANTED: Final = {
     "mount": "to mount {object}{fstype}{target}{read_only}",
     "swap": "to use {object} as swap",
-    "write-open": "to open {object} for writing",
+    "write-open": "to open {object} for writing, or exclusively",
     "dm-load": "to load a device-mapper table that uses {object}",
     "loop": "to set up a loop device on {object}",
     "umount": "to unmount {object}{fstype}",

@@ -113,6 +113,9 @@ def _run(options: argparse.Namespace) -> int:
     if switch == "off":
         print("enforcerd: the kernel command line says enforcer=off, so nothing is enforced")
         return Exit.OK
+    from enforcer.daemon.service import load_policy
+
+    load_policy(chosen, 0, audit_only=False)  # its mistakes are told on any machine
     prerequisites.require()
     lock = _lock(Path(chosen.paths.run_dir))
     try:

@@ -51,7 +51,7 @@ class Reconciler:
         self._policy, self._notice, self._session, self._cache = policy, notice, session, cache
         self._published: tuple[object, ...] | None = None
         self._adopted = False
-        self._scan = True
+        self._scan, self._to_remember = True, False
         self._suspects: set[DevNum] = set()
         self._trouble = ""
         self.warnings: list[str] = []
@@ -77,6 +77,7 @@ class Reconciler:
                 self._devices.reclassify()
             if self._scan:
                 await self._find_uses()
+            await self._leases.partitions.learn()
             if self._devices.seen_unknown():
                 self._recall()
             await self._meet_the_store()
@@ -105,10 +106,11 @@ class Reconciler:
             self._published = wanted
         await self._leases.refresh()
         if self._devices.set_seen_by(_others(await self._store.nodes(), self._me.node)):
-            self._scan = True
-            self._remember()
+            self._scan = self._to_remember = True
         await self._cover_uses()
-        await self._leases.partitions.learn()
+        if self._to_remember:
+            self._remember()
+            self._to_remember = False
 
     async def _find_uses(self) -> None:
         """Uses that the kernel's counts do not know, because they began before it counted."""

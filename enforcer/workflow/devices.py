@@ -197,7 +197,8 @@ class Devices:
 
     def luns(self) -> frozenset[str]:
         """All LUNs that this node sees and that could be seen by another."""
-        return frozenset(r.lun for k in self.known.values() if not k.device.system for r in k.device.resources)
+        named = (r.lun for k in self.known.values() if not k.device.system for r in k.device.resources)
+        return frozenset(lun for lun in named if not is_node_only(lun))
 
     def entry(self, known: Known) -> abi.Guard:
         """The guard table's entry of a device as everything stands now."""

@@ -23,7 +23,7 @@ from enforcer.model.lease import Denied, Liveness, Standing
 from enforcer.model.resource import Device, DevNum, UseKind
 from enforcer.policy import message
 from enforcer.policy.engine import Action, Decision, Facts, decide
-from enforcer.policy.rules import MultiAttached, Policy, RuleMode
+from enforcer.policy.rules import FailMode, MultiAttached, Policy, RuleMode
 from enforcer.storage import dmtable, sources
 from enforcer.storage.companions import Companions, companions
 from enforcer.workflow import callers
@@ -166,8 +166,9 @@ class Judge:
         policy = self._policy()
         known = self._devices.known.get(intent.dev) if intent.dev is not None else None
         audit = known.guarding.audit if known is not None else not _enforces(policy)
+        free = known is not None and not known.guarding.guarded and policy.defaults.on_deadline is FailMode.DENY_GUARDED
         return Verdict(
-            Effect.WOULD_REFUSE if audit else Effect.REFUSE,
+            Effect.PERMIT if free else Effect.WOULD_REFUSE if audit else Effect.REFUSE,
             errno.EAGAIN if source is Source.DEADLINE and intent.kind is UseKind.MOUNT else errno.EBUSY,
             source,
             reason,
@@ -318,7 +319,7 @@ class Judge:
         stages: dict[str, int],
         denied: Denied | None = None,
     ) -> Verdict:
-        living = denied is not None and denied.blocking and denied.blocking[0].liveness is Liveness.LIVE
+        living = denied is not None and denied.blocking and all(b.liveness is Liveness.LIVE for b in denied.blocking)
         if decision.message and denied is not None and living:  # what is stranded must be said in our words
             first = denied.blocking[0].lease
             reason = message.render(

@@ -24,6 +24,7 @@ from enforcer.model.resource import Device, DevNum, Mode, ResourceId
 from enforcer.storage import caches, usage
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
 from enforcer.workflow.partitions import PartitionTables
+from enforcer.workflow.uses import Uses
 
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
@@ -70,7 +71,7 @@ class Leases:
         self._locks: dict[str, asyncio.Lock] = {}
         self._wake = asyncio.Event()
         self._partitions = PartitionTables(devices, scratch)
-        self._written_off: dict[DevNum, int] = {}  # opens in flight whose end was skipped
+        self._uses = Uses(tables)
 
     @property
     def partitions(self) -> PartitionTables:
@@ -109,8 +110,11 @@ class Leases:
                 self._learn(outcome)
                 return outcome
             for lease in outcome.leases:  # first of all: whatever happens next, what is ours is known to be ours
+                out_of_hands = lease.resource not in self._held or self._idle(
+                    lease.resource, self._held[lease.resource]
+                )
                 kept = self._held.setdefault(lease.resource, _Held(lease))
-                kept.lease, kept.hold, kept.stale = lease, Hold.LIVE, kept.stale or outcome.fresh
+                kept.lease, kept.hold, kept.stale = lease, Hold.LIVE, kept.stale or (outcome.fresh and out_of_hands)
             self._permit(outcome.leases, intent)
             if not await self._until_session_live(budget_s):
                 self.permit_over(intent)
@@ -167,8 +171,9 @@ class Leases:
         """The device is in use by something that the kernel's counts do not know."""
         for resource in device.resources:
             held = most_specific(self._held, resource)
-            if held is not None:
-                self._held[held].uncounted = True
+            if held is not None:  # in use all the time, so never out of our hands
+                self._held[held].uncounted, self._held[held].stale = True, False
+        self._publish()
 
     async def take_in_use(self, device: Device, *, budget_s: float) -> Denied | None:
         """A device that was in use before enforcement began: its lease is taken now. The refusal, if any."""
@@ -252,7 +257,7 @@ class Leases:
             self._publish()
             released = sent = False
             try:
-                await self._write_off(resource)
+                await self._uses.write_off(self._devices.counted_for(resource))
                 if not self._idle(resource, held) or await self._claimed(resource):
                     return
                 sent = True
@@ -273,29 +278,10 @@ class Leases:
         """True every few seconds at most: nothing is open, but an open seems to be under way that never ends."""
         if held.permits or boot_ns() - held.left_over_ns < LEFT_OVER_NS:
             return False
-        counts = [(dev, *self.uses_of(dev)) for dev in self._devices.counted_for(resource)]
-        if any(uses for _, uses, _ in counts) or any(self._tables.opening(dev) for dev, _, _ in counts):
+        if not self._uses.only_in_flight(self._devices.counted_for(resource)):
             return False
         held.left_over_ns = boot_ns()
-        return any(inflight > self._written_off.get(dev, 0) for dev, _, inflight in counts)
-
-    def _in_use(self, dev: DevNum) -> bool:
-        uses, inflight = self.uses_of(dev)
-        return uses > 0 or inflight > self._written_off.get(dev, 0)
-
-    async def _write_off(self, resource: ResourceId) -> None:
-        """An open that the guard counted and whose end was skipped keeps the count up; find out that nobody is there.
-
-        Only while the table says CLOSING: then nothing new passes the guard, so what is left over is left over.
-        """
-        for dev in self._devices.counted_for(resource):
-            uses, inflight = self.uses_of(dev)
-            if uses > 0 or inflight <= self._written_off.get(dev, 0) or self._tables.opening(dev):
-                continue
-            found = await asyncio.to_thread(usage.scan)
-            if dev not in found and not self._tables.opening(dev) and self.uses_of(dev) == (0, inflight):
-                log.warning("%s: %d opens were counted whose end was never seen; nothing uses it", dev, inflight)
-                self._written_off[dev] = inflight
+        return True
 
     def _idle(self, resource: ResourceId, held: _Held) -> bool:
         now = boot_ns()
@@ -304,7 +290,7 @@ class Leases:
                 del held.permits[intent]
         if held.permits:
             return False
-        return not any(self._in_use(dev) for dev in self._devices.counted_for(resource))
+        return not any(self._uses.busy(dev) for dev in self._devices.counted_for(resource))
 
     async def _still_used(self, resource: ResourceId, held: _Held) -> bool:
         now = boot_ns()
@@ -333,7 +319,7 @@ class Leases:
     def _claimed_by_part(self, dev: DevNum, resource: ResourceId) -> bool:
         """A whole cannot be opened exclusively while a part of it is claimed; that part has a lease of its own."""
         for known in self._devices.known.values():
-            below = dev in known.device.below and self._in_use(known.device.dev)
+            below = dev in known.device.below and self._uses.busy(known.device.dev)
             if below and all(most_specific(self._held, r) not in (None, resource) for r in known.device.resources):
                 return True
         return False
@@ -346,7 +332,7 @@ class Leases:
         stale = {r for r in granted if self._held[r].stale}
         for lun in {r.lun for r in stale}:
             for device in reversed(self._devices.on_lun(lun)):  # the upper ones first
-                if self._in_use(device.dev) and not self._first_use(device.dev):
+                if self._uses.busy(device.dev) and self._uses.of(device.dev) > (1, 0):  # more than who asks
                     continue
                 try:
                     await asyncio.to_thread(caches.drop_caches, device.dev, scratch=self._scratch)
@@ -360,10 +346,6 @@ class Leases:
         for resource in stale:
             self._held[resource].stale = False
         return ""
-
-    def _first_use(self, dev: DevNum) -> bool:
-        """True if the only counted file is the one that is being asked for."""
-        return self.uses_of(dev) <= (1, 0)
 
     async def _until_session_live(self, budget_s: float) -> bool:
         """The guard would refuse what we permit before it knows a deadline: give the keeper a moment."""
@@ -399,5 +381,4 @@ class Leases:
 
     def uses_of(self, dev: DevNum) -> tuple[int, int]:
         """(counted uses, opens in flight) of one device."""
-        counts = self._tables.ledger.get(dev.to_kernel())
-        return (counts.uses, counts.inflight) if counts else (0, 0)
+        return self._uses.of(dev)
