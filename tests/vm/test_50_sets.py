@@ -49,6 +49,17 @@ def _names(cluster: Cluster, node: Node, made: Set) -> dict[str, str]:
     return {"main": node.device(cluster.xfs), "other": f"{node.device(cluster.disk)}{part}", "dir": ways.MOUNT_POINT}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def plain_afterwards(story: Story, cluster: Cluster) -> Iterator[None]:
+    """Whoever comes next finds plain filesystems again."""
+    yield
+    two = cluster.nodes[1]
+    lun, part = two.device(cluster.xfs), story.part(two)
+    story.works(two, f"wipefs -qa {lun} {part}; mkfs.xfs -qf {lun} && mkfs.ext4 -qF {part}", 120)
+    cluster.wait_free(two, lun)
+    cluster.wait_free(two, part)
+
+
 @pytest.fixture(params=SETS, ids=lambda made: made.name)
 def made(request: pytest.FixtureRequest, story: Story, cluster: Cluster, two: Node) -> Iterator[Set]:
     """The filesystem made on node-2, all of its devices free."""

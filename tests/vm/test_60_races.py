@@ -153,7 +153,9 @@ def test_an_aborted_connection_ends_the_daemon_and_opens_nothing(two: Node, clus
 
 @pytest.mark.full
 def test_a_lun_stays_multi_attached_when_the_other_node_falls_silent(one: Node, two: Node, cluster: Cluster) -> None:
-    one.run("kill -9 $(cat /run/enforcer/enforcerd.lock) $(pgrep -f enforcer.keeper); rm -f /run/enforcer/control.sock")
+    one.run(
+        "kill -9 $(cat /run/enforcer/enforcerd.lock) $(pgrep -f [e]nforcer.keeper); rm -f /run/enforcer/control.sock"
+    )
     nodes = lambda: {n["node"]: n["live"] for n in cluster.ask(two, "who").get("nodes", [])}  # noqa: E731
     _until("the end of the session", 60, lambda: nodes().get("node-1") is False)
     time.sleep(4)

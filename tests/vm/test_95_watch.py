@@ -17,7 +17,7 @@ pytestmark = pytest.mark.full
 
 
 def test_watching_shows_and_refuses_nothing(story: Story, one: Node, cluster: Cluster) -> None:
-    story.works(one, f"umount {ways.MOUNT_POINT}; pkill -f enforcer.keeper; pkill -f enforcer.daemon; true")
+    story.works(one, f"umount {ways.MOUNT_POINT}; pkill -f [e]nforcer.keeper; pkill -f [e]nforcer.daemon; true")
     story.works(one, "while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done", 30)
     story.works(one, f"cd {CHECKOUT}; {sys.executable} -m enforcer.daemon.main --detach")
     watch = one.spawn(f"cd {CHECKOUT}; exec {sys.executable} -m tools.run")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Signals, stops and the freezer while a mount waits: one ask, one record, and the verdict in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tools.lab import ways
+from tools.lab.cluster import Cluster
+from tools.lab.story import Story
+from tools.lab.vm import Node
+
+pytestmark = pytest.mark.full
+
+# a parent that only looks on; the child has handlers with SA_RESTART, as every Go program has for SIGURG
+WAITER = """
+import ctypes, os, signal, time
+child = os.fork()
+if not child:
+    libc = ctypes.CDLL(None, use_errno=True)
+    for number in (signal.SIGURG, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+        signal.siginterrupt(number, False)
+    os._exit(0 if libc.mount(dev.encode(), b"/run/m", b"xfs", 0, None) == 0 else ctypes.get_errno())
+time.sleep(1.5)
+DISTURB
+_, status = os.waitpid(child, 0)
+result = os.WTERMSIG(status) + 1000 if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+"""
+DISTURBANCES = {
+    "SIGURG": "for _ in range(20): os.kill(child, signal.SIGURG); time.sleep(0.05)",
+    "SIGCHLD": "for _ in range(20): os.kill(child, signal.SIGCHLD); time.sleep(0.05)",
+    "stop and continue": "os.kill(child, signal.SIGSTOP); time.sleep(2); os.kill(child, signal.SIGCONT)",
+    "the freezer": """
+os.makedirs("/sys/fs/cgroup/frozen", exist_ok=True)
+open("/sys/fs/cgroup/frozen/cgroup.procs", "w").write(str(child))
+open("/sys/fs/cgroup/frozen/cgroup.freeze", "w").write("1"); time.sleep(2)
+open("/sys/fs/cgroup/frozen/cgroup.freeze", "w").write("0")""",
+}
+
+
+@pytest.fixture
+def held(story: Story, one: Node, cluster: Cluster) -> Iterator[str]:
+    """node-1 has the xfs LUN mounted, whose rule lets callers wait 12 s for it; its name on node-2."""
+    dev = one.device(cluster.xfs)
+    story.works(one, f"mount -t xfs {dev} {ways.MOUNT_POINT}")
+    yield cluster.nodes[1].device(cluster.xfs)
+    story.works(one, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(one, dev)
+
+
+@pytest.mark.parametrize("what", DISTURBANCES)
+def test_a_disturbed_waiter_ends_with_the_verdict(held: str, two: Node, cluster: Cluster, what: str) -> None:
+    before = len(cluster.records(two))
+    assert two.py(WAITER.replace("DISTURB", DISTURBANCES[what]), 60, dev=held) == 16, "EBUSY, the verdict"
+    records = cluster.new_records(two, before)
+    assert [r["effect"] for r in records] == ["refuse"], records
+
+
+def test_ctrl_c_ends_it_at_once(held: str, two: Node, cluster: Cluster) -> None:
+    before = len(cluster.records(two))
+    disturb = "began = time.monotonic(); os.kill(child, signal.SIGINT)"
+    source = WAITER.replace("DISTURB", disturb) + "\nresult = [result, time.monotonic() - began]"
+    how, seconds = two.py(source, 60, dev=held)
+    assert how == 1002 and seconds < 1.0
+    (record,) = cluster.new_records(two, before, timeout_s=20)
+    assert record["source"] == "caller-gone"
