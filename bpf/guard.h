@@ -71,8 +71,9 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 	o = top_open(t);
 	f = top_frame(t);
 	class = syscall_class();
-	if (!o && !f && !c->strict && class == OPENS_FILES)
-		return 1; /* a file is opened or looked at: the file_open hook judges, and counts, every claim */
+	if (!c->strict && class == OPENS_FILES)
+		return 1; /* a file is opened or looked at: the file_open hook judges, and counts, every claim; what an
+			   * earlier, skipped mark has left with this thread means nothing here */
 	if (!write && !f && is_self())
 		return 1; /* the daemon's own look whether a device is still claimed */
 	/* an unmarked read is inotify and the like, but inside a mount it is a mount whose marks were skipped */

@@ -218,8 +218,7 @@ class EtcdStore:
         seen = {read_holder(self._layout, self._layout.seens, kv): read_seen(kv) for kv in seens}
         live = set(now.witness.present.values())
         gone = {s.lease.holder for s in now.stored if now.witness.present.get(s.lease.holder.node) is None}
-        named = {holder.node for holder in live | gone}
-        silent = {holder for holder in seen if holder.node not in named}  # gone, and holding nothing
+        silent = set(seen) - live - gone  # gone, and holding nothing; or back, and not at work yet
         return tuple(
             NodeRecord(holder, seen.get(holder, ((), ""))[1], seen.get(holder, ((), ""))[0], holder in live)
             for holder in sorted(live | gone | silent, key=lambda h: (h.node, h.boot_id, h.session))

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,9 +56,13 @@ def _lock(run_dir: Path) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / "enforcerd.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    for _ in range(5):  # the keeper's look at the lock takes a moment
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(0.1)
+    else:
         other = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         raise EnforcerError(
             f"another enforcerd is running (pid {other or '?'})", hint="systemctl status enforcerd"

@@ -129,8 +129,9 @@ class Reconciler:
         for dev, known in list(self._devices.known.items()):
             if not known.guarding.guarded or not known.device.resources:
                 continue
-            uses, inflight = self._leases.uses_of(dev)
-            counted = uses > self._asks.pending_on(dev) or inflight > 0
+            uses, _ = self._leases.uses_of(dev)
+            waiting = self._asks.pending_on(dev)
+            counted = uses > waiting or (not waiting and self._leases.busy(dev))
             if self._leases.covered(known.device):
                 if known.device.in_use and uses <= 0:
                     self._leases.mark_uncounted(known.device)

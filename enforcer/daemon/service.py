@@ -335,8 +335,10 @@ class Service:
             if event.action == "remove":
                 self._devices.forget(event.dev)
             elif event.media_or_table_changed:
-                self._leases.partitions.forget(event.dev)
-                self._devices.classify(event.dev)
+                known = self._devices.classify(event.dev)
+                if event.action == "add":  # the kernel has just read the table: of a new disk, or to make this part
+                    for dev in (event.dev, *known.device.below[:1]):
+                        self._leases.partitions.forget(dev)
 
     def _set_fstypes(self) -> None:
         wanted = kernel_fstypes(self.policy, nodev_types())

@@ -35,12 +35,14 @@ class Progress:
 
     def check(self) -> bool:
         """One probe; True if it was answered in time or there is no daemon to ask. Blocks up to the time-out."""
-        if self._asking is not None and self._asking.is_alive():
-            return self._answered.wait(self._timeout_s)
-        self._answered.clear()
-        self._asking = threading.Thread(target=self._ask, name="probe", daemon=True)
-        self._asking.start()
-        return self._answered.wait(self._timeout_s)
+        pid = self.daemon_pid()
+        if self._asking is None or not self._asking.is_alive():
+            self._answered.clear()
+            self._asking = threading.Thread(target=self._ask, name="probe", daemon=True)
+            self._asking.start()
+        if self._answered.wait(self._timeout_s):
+            return True
+        return pid != self.daemon_pid() or not self._running()  # it was stopped, or another one has begun
 
     def _ask(self) -> None:
         """An error is no answer once this daemon has given one: its connection is gone, and it serves nobody."""

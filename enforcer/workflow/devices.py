@@ -133,6 +133,7 @@ class Devices:
 
     def forget(self, dev: DevNum) -> None:
         """The device is gone from sysfs. As long as something still has it open, its uses go on to count."""
+        self._adopted.pop(dev, None)
         counts = self._tables.ledger.get(dev.to_kernel())
         if counts is None or (counts.uses <= 0 and counts.inflight <= 0):
             self.known.pop(dev, None)
@@ -203,7 +204,7 @@ class Devices:
     def entry(self, known: Known) -> abi.Guard:
         """The guard table's entry of a device as everything stands now."""
         guarding = known.guarding
-        if not guarding.guarded:
+        if not guarding.guarded and not (known.device.system and self._closing(known)):
             return abi.Guard(state=State.UNGUARDED, generation=self._policy().generation)
         flags = (GuardFlag.AUDIT if guarding.audit else GuardFlag(0)) | (
             GuardFlag.DEADLINE if self._deadline else GuardFlag(0)
@@ -222,6 +223,11 @@ class Devices:
             entry.state = State.LIVE
             entry.token = max(grip.token for grip in grips)
         return entry
+
+    def _closing(self, known: Known) -> bool:
+        """A lease of it is just being given back (swap that was guarded before it was used): nothing may start."""
+        held = (most_specific(self._grips, r) for r in known.device.resources)
+        return any(h is not None and self._grips[h].hold is Hold.CLOSING for h in held)
 
     def _write(self, known: Known) -> None:
         if known.device.dev in self._gone:

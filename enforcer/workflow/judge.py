@@ -193,6 +193,15 @@ class Judge:
                 errno=guarding.errno or errno.EBUSY,
                 reason=guarding.reason,
             )
+        if (
+            decision.action is not Action.PASS
+            and known is not None
+            and known.guarding.guarded
+            and not known.guarding.audit
+        ):
+            # another rule enforces on this device, so the guard will: the record has to say so
+            decision = replace(decision, mode=RuleMode.ENFORCE)
+        if decision.action is Action.LEASE and known is not None:
             trouble = facts.unresolved or known.device.problem
             if trouble:
                 decision = replace(decision, action=Action.REFUSE, reason=trouble)

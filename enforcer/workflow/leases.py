@@ -29,6 +29,7 @@ from enforcer.workflow.uses import Uses
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
 LEFT_OVER_NS = 3_000_000_000  # how often counts without a use are looked into
+DISK_S = 8.0  # a disk that takes longer to write back its cached blocks is denied
 SESSION_WAIT_S = 3.0  # for a keeper that has just started
 RESCAN_USES_NS = 5_000_000_000  # how often uses that the kernel did not count are looked for
 
@@ -110,9 +111,8 @@ class Leases:
                 self._learn(outcome)
                 return outcome
             for lease in outcome.leases:  # first of all: whatever happens next, what is ours is known to be ours
-                out_of_hands = lease.resource not in self._held or self._idle(
-                    lease.resource, self._held[lease.resource]
-                )
+                before = self._held.get(lease.resource)
+                out_of_hands = before is None or before.hold is not Hold.LIVE or self._idle(lease.resource, before)
                 kept = self._held.setdefault(lease.resource, _Held(lease))
                 kept.lease, kept.hold, kept.stale = lease, Hold.LIVE, kept.stale or (outcome.fresh and out_of_hands)
             self._permit(outcome.leases, intent)
@@ -164,8 +164,13 @@ class Leases:
         return told
 
     def covered(self, device: Device) -> bool:
-        """True if everything that the device lies on is held here."""
-        return all(most_specific(self._held, r) is not None for r in device.resources)
+        """True if everything that the device lies on is held here, and the store has not said otherwise."""
+        held = [most_specific(self._held, r) for r in device.resources]
+        return all(h is not None and self._held[h].hold is Hold.LIVE for h in held)
+
+    def busy(self, dev: DevNum) -> bool:
+        """True unless nothing uses the device; counts that are known to be left over do not count."""
+        return self._uses.busy(dev)
 
     def mark_uncounted(self, device: Device) -> None:
         """The device is in use by something that the kernel's counts do not know."""
@@ -335,9 +340,12 @@ class Leases:
                 if self._uses.busy(device.dev) and self._uses.of(device.dev) > (1, 0):  # more than who asks
                     continue
                 try:
-                    await asyncio.to_thread(caches.drop_caches, device.dev, scratch=self._scratch)
+                    async with asyncio.timeout(DISK_S):
+                        await asyncio.to_thread(caches.drop_caches, device.dev, scratch=self._scratch)
                 except FileNotFoundError:
                     continue  # it has gone meanwhile
+                except TimeoutError:
+                    return f"{device.name} did not answer within {DISK_S:g} s"
                 except (OSError, EnforcerError) as error:
                     return f"cached blocks of {device.name} could not be dropped: {error}"
             trouble = await self._partitions.renew(lun)

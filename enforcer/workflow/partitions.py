@@ -18,7 +18,7 @@ from enforcer.storage import caches
 from enforcer.workflow.devices import Devices
 
 log = logging.getLogger(__name__)
-LOOK_S = 2.0  # a disk that does not answer within this is looked at another time
+LOOK_S = 4.0  # a disk that does not answer within this is looked at another time, or denied
 
 
 class PartitionTables:
@@ -27,21 +27,33 @@ class PartitionTables:
     def __init__(self, devices: Devices, scratch: Path) -> None:
         self._devices, self._scratch = devices, scratch
         self._digests: dict[DevNum, str] = {}
+        self._looks: dict[DevNum, asyncio.Task[None]] = {}
 
     def forget(self, dev: DevNum) -> None:
         """The kernel has read the table anew, or the disk is another one."""
         self._digests.pop(dev, None)
 
     async def learn(self) -> None:
-        """Look at the tables of guarded disks that are not known yet. Raises nothing."""
+        """Look at the tables of guarded disks that are not known yet. Raises nothing, and waits for no dead disk."""
         for known in list(self._devices.known.values()):
             device = known.device
-            if known.guarding.guarded and _is_disk(device) and device.dev not in self._digests:
-                try:
-                    async with asyncio.timeout(LOOK_S):
-                        self._digests[device.dev] = await self._digest(device)
-                except (OSError, TimeoutError, EnforcerError) as error:
-                    log.debug("the partition table of %s cannot be read: %s", device.name, error)
+            if (
+                known.guarding.guarded
+                and _is_disk(device)
+                and device.dev not in self._digests.keys() | self._looks.keys()
+            ):
+                self._looks[device.dev] = asyncio.create_task(self._learn(device))
+        if self._looks:
+            await asyncio.wait(self._looks.values(), timeout=LOOK_S)
+
+    async def _learn(self, device: Device) -> None:
+        """One look at a time for a disk: a thread that hangs on it is not joined by more."""
+        try:
+            self._digests[device.dev] = await self._digest(device)
+        except (OSError, EnforcerError) as error:
+            log.debug("the partition table of %s cannot be read: %s", device.name, error)
+        finally:
+            self._looks.pop(device.dev, None)
 
     async def renew(self, lun: str) -> str:
         """Before a LUN is used that was out of our hands: why its table is not what the kernel thinks, or ""."""
@@ -49,7 +61,8 @@ class PartitionTables:
             if not _is_disk(device):
                 continue
             try:
-                digest = await self._digest(device)
+                async with asyncio.timeout(LOOK_S):
+                    digest = await self._digest(device)
                 if self._digests.get(device.dev, digest) != digest:
                     log.info("%s: another node has changed the partition table", device.name)
                     read = await asyncio.to_thread(caches.reread_partitions, device.dev, scratch=self._scratch)
@@ -59,7 +72,7 @@ class PartitionTables:
                             " while a partition of it is in use here"
                         )
                     self._devices.reclassify()
-            except (OSError, EnforcerError) as error:
+            except (OSError, TimeoutError, EnforcerError) as error:
                 return f"the partition table of {device.name} cannot be read: {error}"
             self._digests[device.dev] = digest
         return ""

@@ -299,16 +299,18 @@ def test_a_mistake_of_ours_ends_nothing(turn: Round, monkeypatch: pytest.MonkeyP
     run(scenario())
 
 
-def test_a_lease_that_was_lost_meanwhile_does_not_come_alive(turn: Round) -> None:
-    """The store forgot it: nothing new may start until somebody asks and is granted."""
+def test_a_lease_that_was_lost_meanwhile_is_taken_again(turn: Round) -> None:
+    """The store forgot it: nothing new may start until it is granted anew, which is tried while it is in use."""
 
     async def scenario() -> None:
         await turn.go()
         await turn.node.take(turn.node.there[SECOND])
         turn.node.count(SECOND, uses=1)
         turn.node.store.records.clear()
-        await turn.go(2)
+        await turn.go()
         assert turn.node.state(SECOND) is not State.LIVE
+        await turn.go(3)
+        assert turn.node.state(SECOND) is State.LIVE and turn.node.store.ours()
 
     run(scenario())
 

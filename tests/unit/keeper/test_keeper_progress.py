@@ -80,6 +80,8 @@ def test_a_hung_daemon_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         answer.wait(10)
 
     monkeypatch.setattr(os, "getxattr", hang)
+    lock = (tmp_path / "enforcerd.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # somebody is there who should answer
     watch = Progress(tmp_path, (), 0.05)
     assert not watch.check() and not watch.check()
     assert len(asked) == 1  # threads do not pile up behind a hung daemon
