@@ -20,6 +20,7 @@ import ctypes, os, signal, time
 child = os.fork()
 if not child:
     libc = ctypes.CDLL(None, use_errno=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number in (signal.SIGURG, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
         signal.siginterrupt(number, False)
