@@ -25,6 +25,7 @@ struct enf_constants {
 	enum enf_op op;
 	enum enf_state state;
 	enum enf_guard_flag guard_flag;
+	enum enf_reply_flag reply_flag;
 	enum enf_fs_handling fs_handling;
 	enum enf_ask_flag ask_flag;
 	enum enf_event_kind event_kind;

@@ -4,7 +4,7 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENF_ABI 6
+#define ENF_ABI 7
 
 #define ENF_PATH_BYTES 1024 /* a longer source or target is flagged, not guessed: PATH_MAX would cost 8 KiB a task */
 #define ENF_FSTYPE_BYTES 32 /* longest name in /proc/filesystems is under 16 */
@@ -87,6 +87,12 @@ struct enf_reply { /* value of the extended attribute that answers an ask */
 	__u64 intent; /* the intent that the answer belongs to: a restarted syscall joins its first ask */
 	__s32 verdict; /* 0 or -errno */
 	__u32 dev; /* sb_mount: the dev_t that the source was resolved to, or 0 */
+	__u32 flags; /* enum enf_reply_flag */
+	__u32 pad;
+};
+
+enum enf_reply_flag {
+	ENF_REPLY_CARRIER = 1, /* table load: its opens of lower devices need no lease and are no use */
 };
 
 struct enf_ask {
@@ -161,6 +167,8 @@ struct enf_ledger { /* written by the kernel only */
 	__s64 uses;     /* files open, or about to be, for writing or with a holder */
 	__s64 inflight; /* opens inside the kernel that the guard let pass and that have not returned yet */
 	__u64 opened;   /* all that ever were counted */
+	__u32 openers;  /* of the block device, our own look among them, when enforcerd looked last */
+	__u32 looks;    /* how often it has */
 };
 
 struct enf_use {
@@ -254,6 +262,7 @@ struct enf_task {
 	__u32 permit_dev;
 	__u32 permit_flags;
 	char permit_fstype[ENF_FSTYPE_BYTES];
+	__u64 carrier_arg; /* user pointer of the table load that was answered with ENF_REPLY_CARRIER */
 	__u64 gate_intent; /* last gate of this task, so that the guard's refusal joins its record */
 	__s32 late_refusal;
 	__u32 gate_no_answer;

@@ -297,6 +297,20 @@ static __always_inline void note_loop(struct file *file, unsigned int cmd)
 		forget_identity(dev); /* what lies below is about to change: unknown until classified again */
 }
 
+/* How many have a device open, for the daemon that looks: exact where counts of ours may be left over. */
+static __always_inline void note_openers(struct file *file)
+{
+	__u32 dev = file->f_inode->i_rdev;
+	struct inode *inode = file->f_mapping->host;
+	struct block_device *bdev = (void *)inode - bpf_core_field_offset(struct bdev_inode, vfs_inode);
+	struct enf_ledger *l = ledger_of(dev);
+
+	if (!l)
+		return;
+	l->openers = BPF_CORE_READ(bdev, bd_openers.counter);
+	l->looks++;
+}
+
 SEC("lsm.s/file_ioctl")
 int BPF_PROG(gate_file_ioctl, struct file *file, unsigned int cmd, unsigned long arg, int ret)
 {
@@ -307,13 +321,15 @@ int BPF_PROG(gate_file_ioctl, struct file *file, unsigned int cmd, unsigned long
 	if (ret)
 		return ret; /* another module has refused already */
 	note_loop(file, cmd);
+	if (cmd == BLKSSZGET && (file->f_inode->i_mode & S_IFMT) == S_IFBLK && is_self())
+		note_openers(file);
 	if ((file->f_inode->i_mode & S_IFMT) != S_IFCHR || file->f_inode->i_rdev != DM_CONTROL_DEV)
 		return 0; /* neither loop nor device-mapper */
 	if ((cmd >> 8 & 0xff) != DM_IOCTL || (cmd & 0xff) != DM_TABLE_LOAD_CMD)
 		return 0; /* only a table load opens lower devices (drivers/md/dm-ioctl.c) */
 	t = this_task();
 	if (t)
-		t->open_depth = 0; /* what an earlier, skipped mark has left behind */
+		t->open_depth = t->carrier_arg = 0; /* what an earlier load, or a skipped mark, has left behind */
 	if (!enforcing())
 		return 0; /* switched off by the administrator */
 	a = new_ask(ENF_OP_FILE_IOCTL);
@@ -329,6 +345,9 @@ int BPF_PROG(gate_file_ioctl, struct file *file, unsigned int cmd, unsigned long
 	else
 		error = a->reply.verdict;
 	remember_gate(a->intent, answer == NO_ANSWER);
+	t = this_task();
+	if (t && answer == ANSWERED && !error && a->reply.flags & ENF_REPLY_CARRIER)
+		t->carrier_arg = arg;
 	drop_ask();
 	return bounded(error); /* 0: permitted; the guard checks each lower device */
 }

@@ -19,14 +19,17 @@ typedef __u32 blk_mode_t;
 
 struct file_system_type { const char *name; int fs_flags; };
 struct gendisk;
-struct block_device { dev_t bd_dev; struct gendisk *bd_disk; };
+typedef struct { int counter; } atomic_t;
+struct block_device { dev_t bd_dev; struct gendisk *bd_disk; atomic_t bd_openers; };
 struct gendisk { struct block_device *part0; };
 struct super_block { dev_t s_dev; unsigned long s_flags; struct file_system_type *s_type; struct block_device *s_bdev; };
 struct dentry { struct super_block *d_sb; };
 struct vfsmount { struct super_block *mnt_sb; };
 struct path { struct vfsmount *mnt; struct dentry *dentry; };
 struct inode { umode_t i_mode; dev_t i_rdev; unsigned long i_ino; struct super_block *i_sb; };
-struct file { fmode_t f_mode; unsigned int f_flags; struct inode *f_inode; };
+struct bdev_inode { struct block_device bdev; struct inode vfs_inode; }; /* block/bdev.c */
+struct address_space { struct inode *host; };
+struct file { fmode_t f_mode; unsigned int f_flags; struct inode *f_inode; struct address_space *f_mapping; };
 struct fs_context { struct file_system_type *fs_type; struct dentry *root; const char *source; unsigned int sb_flags; };
 struct fs_parameter { const char *key; char *string; };
 struct blk_holder_ops;
@@ -55,7 +58,7 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	const struct cred *cred;
 };
-struct pt_regs { unsigned long orig_ax; };
+struct pt_regs { unsigned long orig_ax, si, dx; };
 
 #pragma clang attribute pop
 
@@ -88,6 +91,8 @@ struct pt_regs { unsigned long orig_ax; };
 #define EBUSY 16
 #define ERESTARTSYS 512 /* include/linux/errno.h */
 
+#define BLKSSZGET 0x1268 /* include/uapi/linux/fs.h */
+
 #define LOOP_MAJOR 7 /* include/uapi/linux/major.h, loop.h */
 #define LOOP_SET_FD 0x4C00
 #define LOOP_CLR_FD 0x4C01
@@ -96,5 +101,6 @@ struct pt_regs { unsigned long orig_ax; };
 #define DM_CONTROL_DEV ((10 << 20) | 236) /* MISC_MAJOR, MAPPER_CTRL_MINOR: include/linux/miscdevice.h */
 #define DM_IOCTL 0xfd			  /* include/uapi/linux/dm-ioctl.h */
 #define DM_TABLE_LOAD_CMD 9
+#define NR_IOCTL 16 /* arch/x86/entry/syscalls/syscall_64.tbl */
 
 #endif

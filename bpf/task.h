@@ -89,7 +89,7 @@ static __always_inline void drop_idle_task(struct enf_task *t)
 {
 	__u32 tid = bpf_get_current_pid_tgid();
 
-	if (!t->depth && !t->open_depth && !t->permit_ns && !t->late_refusal)
+	if (!t->depth && !t->open_depth && !t->permit_ns && !t->late_refusal && !t->carrier_arg)
 		bpf_map_delete_elem(&tasks, &tid);
 }
 
@@ -161,6 +161,19 @@ static __always_inline bool count_file(struct file *file, __u32 dev, __u32 mode,
 	if (bpf_map_update_elem(&uses, &key, &use, BPF_NOEXIST))
 		alarm(ENF_ALARM_USES_FULL, dev);
 	return true;
+}
+
+/* True in the very table load that the daemon has called a carrier's: multipath has every path open for writing on
+ * every node for ever.  Nothing is written through it that does not come by the map, and that is guarded itself. */
+static __always_inline bool loads_carrier(struct enf_task *t)
+{
+	struct pt_regs *regs;
+
+	if (!t || !t->carrier_arg)
+		return false;
+	regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	return BPF_CORE_READ(regs, orig_ax) == NR_IOCTL && (BPF_CORE_READ(regs, si) & 0xff) == DM_TABLE_LOAD_CMD &&
+	       (BPF_CORE_READ(regs, si) >> 8 & 0xff) == DM_IOCTL && BPF_CORE_READ(regs, dx) == t->carrier_arg;
 }
 
 /* What this task is in the middle of, by its system call.  Opens and permission checks of files all come by the

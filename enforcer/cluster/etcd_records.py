@@ -7,6 +7,7 @@ key below ``/enforcer/CLUSTER/``          TTL      value (JSON)
 ``node/NODE``                             session  boot_id, session, started: this node is live
 ``seen/NODE``                             session  boot_id, session, luns, policy: what it sees
 ``res/LUN/PATH/NODE``                     none     boot_id, session, mode, since, guarantee, facts, token?
+``turn/LUN``                              none     node: who was granted something on it last
 ``fenced/NODE/BOOT_ID``                   none     by, at: proven silent
 ========================================  =======  ==========================================================
 
@@ -47,6 +48,7 @@ class Layout:
         self.seens = self.root + "seen/"
         self.fences = self.root + "fenced/"
         self.resources = self.root + "res/"
+        self.turns = self.root + "turn/"
 
     def node(self, name: str) -> str:
         return self.nodes + _quote(name)
@@ -56,6 +58,9 @@ class Layout:
 
     def fence(self, name: str, boot_id: str) -> str:
         return f"{self.fences}{_quote(name)}/{_quote(boot_id)}"
+
+    def turn(self, lun: str) -> str:
+        return self.turns + _quote(lun)
 
     def subtree(self, lun: str) -> str:
         return f"{self.resources}{_quote(lun)}/"
@@ -149,6 +154,17 @@ def read_seen(kv: KeyValue) -> tuple[tuple[str, ...], str]:
     if not isinstance(luns, list) or not all(isinstance(lun, str) for lun in luns):
         raise _unreadable(kv.key)
     return tuple(luns), _text(kv, value, "policy")
+
+
+def write_turn(node: str) -> bytes:
+    """The value of a ``turn/`` record; its revision is the token of the grant."""
+    return _dump({"node": node})
+
+
+def read_turn(layout: Layout, kv: KeyValue) -> tuple[str, str, int]:
+    """(LUN, node, token) of a ``turn/`` record. Raises StoreUnavailable."""
+    (lun,) = layout.parts(kv.key, layout.turns, 1)
+    return lun, _text(kv, _load(kv), "node"), kv.mod_revision
 
 
 def write_fence(by: str) -> bytes:

@@ -56,11 +56,13 @@ from enforcer.cluster.etcd_records import (
     read_holder,
     read_lease,
     read_seen,
+    read_turn,
     trim_facts,
     utc_now,
     write_fence,
     write_lease,
     write_seen,
+    write_turn,
 )
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
@@ -171,7 +173,8 @@ class EtcdStore:
         ours = {self._layout.resource(r, self.holder.node): mode for r, mode in ruling.wanted.items()}
         gone = [self._layout.resource(h.lease.resource, h.lease.holder.node) for h in ruling.taken_over]
         puts = [put(key, write_lease(self.holder, mode, since, Guarantee.NONE, facts)) for key, mode in ours.items()]
-        return [*(delete(key) for key in dict.fromkeys(gone) if key not in ours), *puts]
+        turns = [put(self._layout.turn(lun), write_turn(self.holder.node)) for lun in {r.lun for r in ruling.wanted}]
+        return [*(delete(key) for key in dict.fromkeys(gone) if key not in ours), *puts, *turns]
 
     def _granted(self, ruling: Ruling, token: int, leases: tuple[Lease, ...]) -> Granted:
         fresh = ruling.fresh(self._told)
@@ -212,6 +215,11 @@ class EtcdStore:
 
     async def leases(self, lun: str | None = None) -> tuple[HeldLease, ...]:
         return (await self._snapshot([self._below(lun)], CALL_S)).held()
+
+    async def last_grants(self) -> Mapping[str, tuple[str, int]]:
+        answer = await self._etcd.read([get_prefix(self._layout.turns)], budget_s=CALL_S)
+        turns = (read_turn(self._layout, kv) for kv in _flat(answer.ranges))
+        return {lun: (node, token) for lun, node, token in turns}
 
     async def nodes(self) -> tuple[NodeRecord, ...]:
         now, seens = await self._snapshot_and([self._layout.resources], [self._layout.seens], CALL_S)

@@ -174,6 +174,9 @@ class SqliteStore:
     async def leases(self, lun: str | None = None) -> tuple[HeldLease, ...]:
         return await self._read(lambda db: tuple(self._held(db, lun)))
 
+    async def last_grants(self) -> Mapping[str, tuple[str, int]]:
+        return {}  # one node: nobody else was granted anything
+
     async def nodes(self) -> tuple[NodeRecord, ...]:
         def work(db: sqlite3.Connection) -> tuple[NodeRecord, ...]:
             rows = db.execute("select node, boot_id, session, policy, luns from node order by node").fetchall()

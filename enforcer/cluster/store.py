@@ -58,6 +58,12 @@ class LeaseStore(Protocol):
     async def leases(self, lun: str | None = None) -> tuple[HeldLease, ...]:
         """All leases, or those on one LUN and its parts, by a linearizable read. Raises StoreUnavailable."""
 
+    async def last_grants(self) -> Mapping[str, tuple[str, int]]:
+        """By LUN, the node and the token of the last grant on it, whether that is still held or not.
+
+        For a node to learn that another one has used a LUN while nobody looked. Raises StoreUnavailable.
+        """
+
     async def nodes(self) -> tuple[NodeRecord, ...]:
         """All nodes of which the store knows anything, live or not. Raises StoreUnavailable."""
 

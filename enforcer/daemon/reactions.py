@@ -82,11 +82,10 @@ class Reactions:
         if event.intent:
             self._leases.permit_over(event.intent)
         unanswered = self._unanswered.pop(event.intent, None)
-        if unanswered is not None and not event.error:
-            self._record(
-                replace(unanswered, dev=event.dev),
-                self._verdict(Effect.PERMIT, 0, Source.FAIL_MODE, "nobody answered, and the device is not guarded"),
-            )
+        if unanswered is not None:
+            failed = f"; the mount itself failed (errno {-event.error})" if event.error else ""
+            reason = "nobody answered, and the device is not guarded" + failed
+            self._record(replace(unanswered, dev=event.dev), self._verdict(Effect.PERMIT, 0, Source.FAIL_MODE, reason))
         elif EventFlag.JOINED in event.flags and not event.error:
             numbered = self._intent(event, UseKind.MOUNT)
             self._record(

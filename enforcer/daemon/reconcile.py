@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from enforcer.cluster.etcd_session import SessionFacts
@@ -120,6 +121,8 @@ class Reconciler:
             if known.device.in_use and known.device.dev not in found:
                 self._devices.note_use(known.device.dev, "")
         for dev, used in found.items():
+            if used.holders and self._devices.carries(dev):
+                used = replace(used, holders=())
             if self._leases.uses_of(dev)[0] <= 0:
                 self._devices.note_use(dev, used.sentence())
 

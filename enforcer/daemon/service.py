@@ -45,7 +45,7 @@ from enforcer.settings import Settings, StoreKind
 from enforcer.storage.uevents import UeventSocket
 from enforcer.workflow.asks import Asks
 from enforcer.workflow.devices import Devices
-from enforcer.workflow.judge import Judge, Question
+from enforcer.workflow.judge import Judge
 from enforcer.workflow.leases import Leases
 
 log = logging.getLogger(__name__)
@@ -379,4 +379,4 @@ def _group(name: str) -> int | None:
         return None
 
 
-__all__ = ["Question", "Service", "load_policy"]
+__all__ = ["Service", "load_policy"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from enforcer.kernel.libbpf import library
 
-ABI = 6
+ABI = 7
 PATH_BYTES, FSTYPE_BYTES, COMM_BYTES, FRAMES, OPENS, SELVES, PARAMS, EARLY = 1024, 32, 16, 4, 4, 4, 8, 16
 
 _u32, _s32, _u64, _s64 = C.c_uint32, C.c_int32, C.c_uint64, C.c_int64
@@ -36,6 +36,10 @@ class State(IntEnum):
 class GuardFlag(IntFlag):
     AUDIT = 1
     DEADLINE = 2
+
+
+class ReplyFlag(IntFlag):
+    CARRIER = 1
 
 
 class FsHandling(IntEnum):
@@ -85,7 +89,14 @@ class EventFlag(IntFlag):
 
 
 class Reply(C.Structure):
-    _fields_ = (("nonce", _u64), ("intent", _u64), ("verdict", _s32), ("dev", _u32))
+    _fields_ = (
+        ("nonce", _u64),
+        ("intent", _u64),
+        ("verdict", _s32),
+        ("dev", _u32),
+        ("flags", _u32),
+        ("pad", _u32),
+    )
 
 
 class Ask(C.Structure):
@@ -136,7 +147,7 @@ class Guard(C.Structure):
 
 
 class Ledger(C.Structure):
-    _fields_ = (("uses", _s64), ("inflight", _s64), ("opened", _u64))
+    _fields_ = (("uses", _s64), ("inflight", _s64), ("opened", _u64), ("openers", _u32), ("looks", _u32))
 
 
 class Use(C.Structure):
@@ -178,6 +189,7 @@ class Task(C.Structure):
         ("permit_dev", _u32),
         ("permit_flags", _u32),
         ("permit_fstype", C.c_ubyte * FSTYPE_BYTES),
+        ("carrier_arg", _u64),
         ("gate_intent", _u64),
         ("late_refusal", _s32),
         ("gate_no_answer", _u32),
@@ -260,6 +272,7 @@ MIRRORS: dict[str, type[C.Structure]] = {
 ENUMS: dict[str, tuple[type[IntEnum] | type[IntFlag], str]] = {
     "enf_op": (Op, "ENF_OP_"),
     "enf_state": (State, "ENF_"),
+    "enf_reply_flag": (ReplyFlag, "ENF_REPLY_"),
     "enf_guard_flag": (GuardFlag, "ENF_GUARD_"),
     "enf_fs_handling": (FsHandling, "ENF_FS_"),
     "enf_ask_flag": (AskFlag, "ENF_ASK_"),

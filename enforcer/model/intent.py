@@ -78,3 +78,4 @@ class Verdict:
     blocking: tuple[HeldLease, ...] = ()
     remedy: str = ""
     stages_ns: dict[str, int] = field(default_factory=dict)  # latency by stage: classify, policy, store, prepare
+    carrier: bool = False  # a multipath map takes its paths: no lease, and no use

@@ -12,6 +12,7 @@ the probe says so as well.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from enforcer.model.escape import from_bytes
 from enforcer.model.resource import DevNum
 from enforcer.storage import mounts, nodes
+from enforcer.storage.caches import BLKSSZGET
 from enforcer.storage.sysfs import Unreadable, all_devices, device_dir, linked_devices
 
 #: Filesystems on which even looking at an open file may wait for another machine or process.
@@ -128,6 +130,14 @@ def probe_exclusive(dev: DevNum, *, root: Path = Path("/"), scratch: Path | None
             return False
         return None
     return False
+
+
+def look(dev: DevNum, *, scratch: Path | None = None) -> None:
+    """Open the device for reading and ask its block size (BLKSSZGET): harmless, and seen by the programs in the kernel,
+    which then write down how many have it open. Raises OSError.
+    """
+    with nodes.opened(dev, os.O_RDONLY, scratch=scratch) as fd:
+        fcntl.ioctl(fd, BLKSSZGET, bytes(4))
 
 
 def _processes(root: Path) -> list[Path]:

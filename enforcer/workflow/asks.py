@@ -23,7 +23,8 @@ from enforcer.model.intent import Effect, Intent, Source, Verdict
 from enforcer.model.resource import DevNum
 from enforcer.policy.rules import Policy
 from enforcer.workflow import callers
-from enforcer.workflow.judge import Judge, Question
+from enforcer.workflow.judge import Judge
+from enforcer.workflow.resolver import Question
 
 log = logging.getLogger(__name__)
 ABANDONED_S = 3.0  # a caller that runs on after a signal and does not come back within this has given up
@@ -171,6 +172,7 @@ class Asks:
             intent=pending.intent.id,
             verdict=-verdict.errno if refused else 0,
             dev=dev.to_kernel() if dev else 0,
+            flags=abi.ReplyFlag.CARRIER if verdict.carrier else 0,
         )
         self._by_unique.pop(unique, None)
         self._pending.pop(pending.question.key, None)

@@ -21,6 +21,7 @@ from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.policy.engine import Facts, Guarding, guards
 from enforcer.policy.rules import Policy
 from enforcer.storage import sysfs
+from enforcer.storage.dmtable import DmTable
 from enforcer.storage.identity import Identities
 from enforcer.storage.names import is_node_only
 from enforcer.storage.system import system_devices
@@ -196,6 +197,20 @@ class Devices:
             if any(most_specific(self._grips, r) == resource for r in known.device.resources)
         ]
 
+    def carries(self, dev: DevNum) -> bool:
+        """True for a path with its multipath map, and for a map with pieces: being held from above is no use of it."""
+        known = self.known.get(dev)
+        return known is not None and known.device.carrier and any(dev in k.device.below for k in self.known.values())
+
+    def map_uuid(self, table: DmTable) -> str:
+        """The uuid of the map that a table is for; from here on what it was says nothing of what it will be."""
+        dev = table.dev or self._identities.dm_device(name=table.name, uuid=table.uuid)
+        known = self.known.get(dev) if dev is not None else None
+        if known is not None and not known.guarding.guarded and not known.device.system:
+            self._tables.guard.delete(known.device.dev.to_kernel())
+        directory = sysfs.device_dir(self._root, dev) if dev is not None else None
+        return (sysfs.read_text(directory / "dm/uuid") or "") if directory is not None else table.uuid
+
     def luns(self) -> frozenset[str]:
         """All LUNs that this node sees and that could be seen by another."""
         named = (r.lun for k in self.known.values() if not k.device.system for r in k.device.resources)
@@ -232,4 +247,7 @@ class Devices:
     def _write(self, known: Known) -> None:
         if known.device.dev in self._gone:
             return  # whatever gets this number next is another device: it is born unknown
+        if known.device.name.startswith("dm-") and not known.device.size_bytes and not known.device.below:
+            self._tables.guard.delete(known.device.dev.to_kernel())  # a map without a table is nothing yet
+            return
         self._tables.guard.put(known.device.dev.to_kernel(), self.entry(known))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from enforcer.kernel import abi
@@ -18,88 +18,18 @@ from enforcer.kernel.tables import Tables
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError
 from enforcer.model.escape import from_bytes
-from enforcer.model.intent import Caller, Effect, Intent, Source, Verdict
+from enforcer.model.intent import Effect, Intent, Source, Verdict
 from enforcer.model.lease import Denied, Liveness, Standing
-from enforcer.model.resource import Device, DevNum, UseKind
+from enforcer.model.resource import Device, UseKind
 from enforcer.policy import message
-from enforcer.policy.engine import Action, Decision, Facts, decide
+from enforcer.policy.engine import MULTIPATH_TARGET, Action, Decision, Facts, decide
 from enforcer.policy.rules import FailMode, MultiAttached, Policy, RuleMode
-from enforcer.storage import dmtable, sources
-from enforcer.storage.companions import Companions, companions
 from enforcer.workflow import callers
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
+from enforcer.workflow.resolver import Question, Resolver
 
 POLL_S = 0.25  # while a caller waits for a holder that is about to release
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """An ask of the kernel, copied out of its table."""
-
-    op: abi.Op
-    intent: int
-    tid: int
-    tgid: int
-    uid: int
-    start_ns: int
-    asked_ns: int
-    dev: DevNum | None
-    arg: int
-    cmd: int
-    syscall_nr: int
-    mount_ns: int
-    flags: abi.AskFlag
-    comm: bytes
-    fstype: bytes
-    source: bytes
-    target: bytes
-    options: bytes = b""
-
-    @classmethod
-    def of(cls, raw: abi.Ask) -> Question:
-        """Copy one element of the ``asks`` table. Raises ValueError for an op that this version does not know."""
-        return cls(
-            abi.Op(raw.op),
-            raw.intent,
-            raw.tid,
-            raw.tgid,
-            raw.uid,
-            raw.start_ns,
-            raw.asked_ns,
-            DevNum.from_kernel(raw.dev) if raw.dev else None,
-            raw.arg,
-            raw.cmd,
-            raw.syscall_nr,
-            raw.mount_ns,
-            abi.AskFlag(raw.flags & 63),
-            abi.c_text(raw.comm),
-            abi.c_text(raw.fstype),
-            abi.c_text(raw.source),
-            abi.c_text(raw.target),
-            abi.c_text(raw.options),
-        )
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Equal for an ask and for the same system call restarted after a signal."""
-        return (
-            self.tid,
-            self.start_ns,
-            self.op,
-            self.dev,
-            self.arg,
-            self.cmd,
-            self.fstype,
-            self.source,
-            self.target,
-        )
-
-    def caller(self) -> Caller:
-        """What /proc tells of the task that waits."""
-        return callers.describe(
-            self.tid, self.tgid, self.uid, self.comm, mount_ns=self.mount_ns, syscall_nr=self.syscall_nr
-        )
 
 
 class Judge:
@@ -116,7 +46,7 @@ class Judge:
         scratch: Path,
     ) -> None:
         self._node, self._policy, self._devices, self._leases = node, policy, devices, leases
-        self._store, self._tables, self._scratch = store_name, tables, scratch
+        self._store, self._resolver = store_name, Resolver(devices, tables, scratch)
 
     def intent_of(self, question: Question) -> Intent:
         """The ask in the model's words, not yet resolved."""
@@ -137,9 +67,14 @@ class Judge:
         policy = self._policy()
         stages: dict[str, int] = {}
         began = boot_ns()
-        intent, unresolved, others = await self._resolve(question, intent)
+        found = await self._resolver.resolve(question, intent)
+        intent, unresolved, others = found.intent, found.problem, list(found.others)
         stages["classify"] = boot_ns() - began
         began = boot_ns()
+        if found.carrier and not unresolved:
+            decision = decide(policy, replace(intent, fstype=MULTIPATH_TARGET))
+            passed = self._verdict(decision, Effect.PERMIT, decision.source, decision.reason, stages)
+            return intent, replace(passed, carrier=True)
         facts = Facts(self._devices.seen_by(intent.device) if intent.device else frozenset(), unresolved)
         decision, intent = self._decide_set(policy, intent, facts, others)
         stages["policy"] = boot_ns() - began
@@ -224,71 +159,6 @@ class Judge:
         names = ", ".join([intent.device.name, *(device.name for device in others)])
         whole = replace(intent.device, name=names, resources=tuple(sorted(resources)))
         return decision, replace(intent, device=whole)
-
-    async def _resolve(self, question: Question, intent: Intent) -> tuple[Intent, str, list[Device]]:
-        """The intent with its device, why something could not be resolved, and the other devices of its set."""
-        if question.op is abi.Op.FILE_IOCTL:
-            return await asyncio.to_thread(self._resolve_table, question, intent)
-        dev = question.dev
-        if dev is None and intent.kind is UseKind.MOUNT and abi.AskFlag.SOURCE_CUT not in question.flags:
-            dev = await asyncio.to_thread(sources.resolve, question.tid, question.source)
-        if dev is None:
-            needs = abi.AskFlag.REQUIRES_DEV in question.flags
-            # without a device that we can see, the superblock's own ask and the guard stand behind this one
-            return intent, "its block device could not be resolved" if needs else "", []
-        known = self._devices.classify(dev, await asyncio.to_thread(self._devices.resolve, dev))
-        intent = replace(intent, dev=dev, device=known.device)
-        if intent.kind is not UseKind.MOUNT or known.device.problem:
-            return intent, known.device.problem, []
-        found = await asyncio.to_thread(self._companions, question, dev)
-        others = [self._devices.classify(other).device for other in found.devices]
-        return intent, found.problem, others
-
-    def _companions(self, question: Question, dev: DevNum) -> Companions:
-        """What else the mount would open; read from the disk and from the options."""
-        if abi.AskFlag.OPTIONS_CUT in question.flags:
-            return Companions((), "its mount options are too long to be read")
-        options = question.options
-        if question.op is abi.Op.SB_ALLOC:
-            params = self._tables.params.get(question.arg)
-            if params is not None and params.used > abi.PARAMS:
-                return Companions((), "its options name more devices than can be followed")
-            slots = params.slots[: params.used] if params is not None else []
-            options = b",".join(abi.c_text(s.key) + b"=" + abi.c_text(s.value) for s in slots)
-        return companions(
-            dev,
-            from_bytes(question.fstype),
-            options,
-            resolve=lambda path: sources.resolve(question.tid, path),
-            all_devices=lambda: sorted(self._devices.known),
-            scratch=self._scratch,
-        )
-
-    def _resolve_table(self, question: Question, intent: Intent) -> tuple[Intent, str, list[Device]]:
-        """A device-mapper table that is about to be loaded: the devices that it stands on.
-
-        The mapping takes them as they are, for the kernel opens them themselves. So two nodes never have volumes of
-        one group active at once, which is what its metadata needs anyway.
-        """
-        try:
-            table = dmtable.read_table(question.tid, question.arg)
-        except (dmtable.DmTableError, OSError) as error:
-            return intent, f"the device-mapper table could not be read: {error}", []
-        kinds = {target.type for target in table.targets}
-        intent = replace(intent, fstype=kinds.pop() if len(kinds) == 1 else "dm")
-        below: list[Device] = []
-        for each in dmtable.lower_devices(table):
-            dev = each.dev or (sources.resolve(question.tid, each.path) if each.path else None)
-            known = self._devices.known.get(dev) if dev is not None else None
-            if known is None:
-                named = dev or from_bytes(each.path)
-                return intent, f"{named}, below the table of {table.name or table.uuid}, could not be resolved", []
-            below.append(known.device)
-        if not below:
-            return intent, "", []
-        names = ", ".join(device.name for device in below)
-        problem = next((device.problem for device in below if device.problem), "")
-        return replace(intent, dev=below[0].dev, device=below[0], source=names), problem, below[1:]
 
     async def _lease(self, decision: Decision, intent: Intent, deadline_ns: int, stages: dict[str, int]) -> Verdict:
         device = intent.device

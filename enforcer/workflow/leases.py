@@ -21,15 +21,15 @@ from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost
 from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Holder, Lease, Standing
 from enforcer.model.resource import Device, DevNum, Mode, ResourceId
-from enforcer.storage import caches, usage
+from enforcer.storage import usage
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
+from enforcer.workflow.freshness import Freshness
 from enforcer.workflow.partitions import PartitionTables
 from enforcer.workflow.uses import Uses
 
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
 LEFT_OVER_NS = 3_000_000_000  # how often counts without a use are looked into
-DISK_S = 8.0  # a disk that takes longer to write back its cached blocks is denied
 SESSION_WAIT_S = 3.0  # for a keeper that has just started
 RESCAN_USES_NS = 5_000_000_000  # how often uses that the kernel did not count are looked for
 
@@ -72,7 +72,8 @@ class Leases:
         self._locks: dict[str, asyncio.Lock] = {}
         self._wake = asyncio.Event()
         self._partitions = PartitionTables(devices, scratch)
-        self._uses = Uses(tables)
+        self._uses = Uses(tables, scratch)
+        self._freshness = Freshness(devices, self._uses, self._partitions, scratch)
 
     @property
     def partitions(self) -> PartitionTables:
@@ -96,17 +97,14 @@ class Leases:
         the permit is forgotten. Never raises for the store's sake.
         """
         wanted = frozenset(device.resources)
+        ours = self._ours(wanted, intent)
+        if ours is not None:
+            return ours
         async with self._locked(wanted):
-            mine = [most_specific(self._held, r) for r in wanted]
-            if wanted and all(h is not None and self._held[h].hold is Hold.LIVE for h in mine) and self._session_live():
-                held = [self._held[h] for h in mine if h is not None]
-                outcome: Granted | Denied = Granted(
-                    max(h.lease.token for h in held), tuple(h.lease for h in held), False
-                )
-            else:
-                outcome = await self._store.acquire(
-                    frozenset(Claim(r, Mode.EX) for r in wanted), facts, budget_s=budget_s
-                )
+            ours = self._ours(wanted, intent)
+            if ours is not None:
+                return ours
+            outcome = await self._store.acquire(frozenset(Claim(r, Mode.EX) for r in wanted), facts, budget_s=budget_s)
             if isinstance(outcome, Denied):
                 self._learn(outcome)
                 return outcome
@@ -130,6 +128,18 @@ class Leases:
             self._permit(outcome.leases, intent)
             self._publish()
             return outcome
+
+    def _ours(self, wanted: frozenset[ResourceId], intent: int) -> Granted | None:
+        """What is live here already needs neither the store nor the LUN's turn: whoever gives it back looks for the
+        permit in the same step of the loop in which the table says CLOSING."""
+        held = [self._held[h] for h in (most_specific(self._held, r) for r in wanted) if h is not None]
+        if not held or len(held) < len(wanted) or any(h.hold is not Hold.LIVE or h.stale for h in held):
+            return None
+        if not self._session_live():
+            return None
+        leases = tuple(h.lease for h in held)
+        self._permit(leases, intent)
+        return Granted(max(lease.token for lease in leases), leases, False)
 
     def _permit(self, leases: tuple[Lease, ...], intent: int) -> None:
         for lease in leases:
@@ -199,9 +209,13 @@ class Leases:
         }:
             await self._reconcile(resource)
         mine = {held.lease.token for held in self._held.values()}
+        turns = await self._store.last_grants()
+        before = {(r.lun, h.lease.token) for r, h in self._elsewhere.items()}
         self._elsewhere = {
             h.lease.resource: h for h in everything if h.lease.token not in mine and h.lease.resource not in self._held
         }
+        ended = {lun for lun, _ in before - {(r.lun, h.lease.token) for r, h in self._elsewhere.items()}}
+        self._freshness.outdated(ended | self._freshness.had_by_others(turns, self._me.node))
         self._publish()
         return everything
 
@@ -254,15 +268,21 @@ class Leases:
         if held is None or not (self._idle(resource, held) or self._only_in_flight(resource, held)):
             return
         async with self._locked(frozenset({resource})):
-            if self._held.get(resource) is not held or held.permits:
+            if self._held.get(resource) is not held:
                 return
             if held.uncounted and await self._still_used(resource, held):
+                return
+            left_over = self._uses.in_flight(self._devices.counted_for(resource))
+            if left_over and not await self._uses.unopened(left_over):
+                return
+            if held.permits:
                 return
             before, held.hold = held.hold, Hold.CLOSING
             self._publish()
             released = sent = False
             try:
-                await self._uses.write_off(self._devices.counted_for(resource))
+                if left_over and await self._uses.unopened(left_over):  # once more: nothing new passes now
+                    self._uses.write_off(left_over)
                 if not self._idle(resource, held) or await self._claimed(resource):
                     return
                 sent = True
@@ -283,7 +303,7 @@ class Leases:
         """True every few seconds at most: nothing is open, but an open seems to be under way that never ends."""
         if held.permits or boot_ns() - held.left_over_ns < LEFT_OVER_NS:
             return False
-        if not self._uses.only_in_flight(self._devices.counted_for(resource)):
+        if not self._uses.in_flight(self._devices.counted_for(resource)):
             return False
         held.left_over_ns = boot_ns()
         return True
@@ -313,6 +333,8 @@ class Leases:
     async def _claimed(self, resource: ResourceId) -> bool:
         """True unless every device of the resource lets itself be opened exclusively."""
         for dev in self._devices.counted_for(resource):
+            if self._devices.carries(dev):
+                continue  # claimed by the map or the piece on it, whose uses are counted
             answer = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._scratch)
             if answer is not False and self._claimed_by_part(dev, resource):
                 continue
@@ -330,25 +352,10 @@ class Leases:
         return False
 
     async def _freshen(self, granted: set[ResourceId]) -> str:
-        """The last writer may have been another node: drop cached blocks of every device of the stack.
-
-        Returns why it could not be done, or "". What is in use here already was never out of our hands.
-        """
+        """The last writer of what was out of our hands may have been another node. Why it cannot be used yet, or ""."""
         stale = {r for r in granted if self._held[r].stale}
         for lun in {r.lun for r in stale}:
-            for device in reversed(self._devices.on_lun(lun)):  # the upper ones first
-                if self._uses.busy(device.dev) and self._uses.of(device.dev) > (1, 0):  # more than who asks
-                    continue
-                try:
-                    async with asyncio.timeout(DISK_S):
-                        await asyncio.to_thread(caches.drop_caches, device.dev, scratch=self._scratch)
-                except FileNotFoundError:
-                    continue  # it has gone meanwhile
-                except TimeoutError:
-                    return f"{device.name} did not answer within {DISK_S:g} s"
-                except (OSError, EnforcerError) as error:
-                    return f"cached blocks of {device.name} could not be dropped: {error}"
-            trouble = await self._partitions.renew(lun)
+            trouble = await self._freshness.renew(lun, granted)
             if trouble:
                 return trouble
         for resource in stale:

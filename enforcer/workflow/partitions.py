@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from pathlib import Path
+from subprocess import SubprocessError
 
 from enforcer.model.errors import EnforcerError
 from enforcer.model.resource import Device, DevNum, ResourceId
-from enforcer.storage import caches
+from enforcer.storage import caches, parttable
 from enforcer.workflow.devices import Devices
 
 log = logging.getLogger(__name__)
@@ -55,8 +57,8 @@ class PartitionTables:
         finally:
             self._looks.pop(device.dev, None)
 
-    async def renew(self, lun: str) -> str:
-        """Before a LUN is used that was out of our hands: why its table is not what the kernel thinks, or ""."""
+    async def renew(self, lun: str, wanted: Collection[ResourceId]) -> str:
+        """Before ``wanted`` on a LUN is used that was out of our hands: why its table is not what the kernel thinks."""
         for device in self._devices.on_lun(lun):
             if not _is_disk(device):
                 continue
@@ -75,6 +77,31 @@ class PartitionTables:
             except (OSError, TimeoutError, EnforcerError) as error:
                 return f"the partition table of {device.name} cannot be read: {error}"
             self._digests[device.dev] = digest
+            trouble = await self._misplaced(device, wanted)
+            if trouble:
+                return trouble
+        return ""
+
+    async def _misplaced(self, disk: Device, wanted: Collection[ResourceId]) -> str:
+        """Why a wanted partition of a disk is not the one that the disk's table means, or ""."""
+        parts = [
+            known.device
+            for known in self._devices.known.values()
+            if known.device.below[:1] == (disk.dev,) and not set(known.device.resources).isdisjoint(wanted)
+        ]
+        for part in parts:
+            try:
+                there = await asyncio.to_thread(parttable.in_kernel, part.dev)
+                if there is None:
+                    continue
+                async with asyncio.timeout(LOOK_S):
+                    listed = await asyncio.to_thread(parttable.on_disk, disk.dev, scratch=self._scratch)
+            except (OSError, TimeoutError, SubprocessError, EnforcerError) as error:
+                return f"the partition table of {disk.name} cannot be read: {error}"
+            if not parttable.agrees(there, listed):
+                return (
+                    f"{part.name} is not where the partition table on {disk.name} has it (partx --update {disk.name})"
+                )
         return ""
 
     def _has_parts(self, disk: Device) -> bool:

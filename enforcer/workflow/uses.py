@@ -2,8 +2,8 @@
 """What the kernel's counts say of the use of a device, and what may be believed of them.
 
 Files are counted in hooks that cannot be skipped, so ``uses`` is exact. An open inside the kernel is counted in flight
-by the guard, and a tracing program turns that into a file; if it was skipped, the count stays up. Then nothing but a
-look at the whole machine tells whether somebody is there.
+by the guard, and a tracing program turns that into a file; if it was skipped, the count stays up. Then the kernel's
+own count of openers decides, which knows even an export without a holder: our look must be the only one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 
 from enforcer.kernel.tables import Tables
 from enforcer.model.resource import DevNum
@@ -22,8 +23,8 @@ log = logging.getLogger(__name__)
 class Uses:
     """Reads the ledger; remembers which counts were found to be left over."""
 
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
+    def __init__(self, tables: Tables, scratch: Path) -> None:
+        self._tables, self._scratch = tables, scratch
         self._written_off: dict[DevNum, int] = {}  # opens in flight whose end was skipped
 
     def of(self, dev: DevNum) -> tuple[int, int]:
@@ -36,23 +37,36 @@ class Uses:
         uses, inflight = self.of(dev)
         return uses > 0 or inflight > self._written_off.get(dev, 0)
 
-    def only_in_flight(self, devices: Iterable[DevNum]) -> bool:
-        """True if no file is open and nobody is opening, but an open seems to be under way."""
+    def in_flight(self, devices: Iterable[DevNum]) -> list[DevNum]:
+        """Devices of which no file is open and which nobody is opening, but an open seems to be under way."""
         counts = [(dev, *self.of(dev)) for dev in devices]
         if any(uses for _, uses, _ in counts) or any(self._tables.opening(dev) for dev, _, _ in counts):
-            return False
-        return any(inflight > self._written_off.get(dev, 0) for dev, _, inflight in counts)
+            return []
+        return [dev for dev, _, inflight in counts if inflight > self._written_off.get(dev, 0)]
 
-    async def write_off(self, devices: Iterable[DevNum]) -> None:
-        """Find out whether counts in flight are left over.
-
-        Only while the table says CLOSING: then nothing new passes the guard, so what is left over is left over.
-        """
+    async def unopened(self, devices: Iterable[DevNum]) -> bool:
+        """True if the kernel itself counts no opener of any of these devices. A doubt is none."""
         for dev in devices:
-            uses, inflight = self.of(dev)
-            if uses > 0 or inflight <= self._written_off.get(dev, 0) or self._tables.opening(dev):
-                continue
-            found = await asyncio.to_thread(usage.scan)
-            if dev not in found and not self._tables.opening(dev) and self.of(dev) == (0, inflight):
-                log.warning("%s: %d opens were counted whose end was never seen; nothing uses it", dev, inflight)
-                self._written_off[dev] = inflight
+            if await asyncio.to_thread(self._openers, dev) != 0:
+                return False
+        return True
+
+    def write_off(self, devices: Iterable[DevNum]) -> None:
+        """The counts in flight of these devices are left over: the table said CLOSING, and nobody has them open."""
+        for dev in devices:
+            _, inflight = self.of(dev)
+            log.info("%s: %d opens were counted whose end was not seen; nobody has it open", dev, inflight)
+            self._written_off[dev] = inflight
+
+    def _openers(self, dev: DevNum) -> int | None:
+        """How many have the device open (bd_openers, block/bdev.c), or None if that cannot be told."""
+        number = dev.to_kernel()
+        before = self._tables.ledger.get(number)
+        try:
+            usage.look(dev, scratch=self._scratch)
+        except OSError:
+            return None
+        after = self._tables.ledger.get(number)
+        if before is None or after is None or after.looks == before.looks:
+            return None
+        return int(after.openers) - 1

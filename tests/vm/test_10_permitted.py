@@ -11,15 +11,49 @@ from tools.lab.story import Story
 from tools.lab.vm import Node
 from tools.lab.ways import Way
 
+# lets a stopped process go on until it has the device open for writing, and stops it there
+STOP_WITH_THE_DEVICE_OPEN = """
+import os, signal, time
+number = os.stat(dev).st_rdev
+def has_it_open():
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        flags = int(open(f"/proc/{pid}/fdinfo/{name}").read().split("flags:")[1].split()[0], 8)
+        if flags & os.O_ACCMODE != os.O_RDONLY and os.stat(f"/proc/{pid}/fd/{name}").st_rdev == number:
+            return True
+    return False
+while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "T":
+    time.sleep(0.02)
+os.kill(pid, signal.SIGCONT)
+result = False
+while not result and os.path.exists(f"/proc/{pid}/fd"):
+    try:
+        result = has_it_open()
+    except (OSError, IndexError):
+        pass
+os.kill(pid, signal.SIGSTOP)
+"""
 
-def _works_and_gives_back(story: Story, node: Node, way: Way, dev: str, lasting: bool) -> None:
+
+def _in_use(story: Story, node: Node, dev: str) -> None:
+    state = story.cluster.state_of(node, dev)
+    assert state["state"] == "live", state
+    assert state["uses"] >= 1, state
+
+
+def _works_and_gives_back(story: Story, node: Node, way: Way, dev: str) -> None:
     cluster, since = story.cluster, len(story.cluster.records(node))
-    story.works(node, way.started(dev))
-    if lasting:
-        state = cluster.state_of(node, dev)
-        assert state["state"] == "live", state
-        assert state["uses"] >= 1, state
+    if way.lasts:
+        story.works(node, way.started(dev))
+        _in_use(story, node, dev)
         story.works(node, way.ended(dev))
+    elif way.kind == "mount":
+        story.works(node, way.started(dev))  # it ends with the namespace
+    else:
+        writer = node.spawn(f"kill -STOP $$; exec {way.started(dev)}")
+        assert node.py(STOP_WITH_THE_DEVICE_OPEN, 60, pid=writer.pid, dev=dev), "never seen with the device open"
+        _in_use(story, node, dev)
+        writer.kill("CONT")
+        assert writer.wait(60) == 0, writer.output()
     found = [r for r in cluster.new_records(node, since) if r["kind"] != "umount"]
     assert [r["effect"] for r in found] == ["permit"] * len(found), found
     assert found[0]["token"] > 0
@@ -28,19 +62,19 @@ def _works_and_gives_back(story: Story, node: Node, way: Way, dev: str, lasting:
 
 @pytest.mark.parametrize("way", ways.MOUNTS, ids=lambda way: way.name)
 def test_a_free_filesystem_mounts_at_the_first_try(story: Story, two: Node, way: Way) -> None:
-    _works_and_gives_back(story, two, way, story.part(two), lasting="namespace" not in way.name)
+    _works_and_gives_back(story, two, way, story.part(two))
 
 
 @pytest.mark.parametrize("way", ways.RAW, ids=lambda way: way.name)
 def test_a_free_device_can_be_written_and_stacked(story: Story, two: Node, way: Way) -> None:
-    _works_and_gives_back(story, two, way, story.part(two), lasting=way.end != "true")
+    _works_and_gives_back(story, two, way, story.part(two))
 
 
 def test_a_free_device_can_be_swap(story: Story, two: Node) -> None:
     dev = story.part(two, 2)
     story.works(two, f"mkswap -q {dev}")
     story.cluster.wait_free(two, dev)
-    _works_and_gives_back(story, two, ways.SWAP, dev, lasting=True)
+    _works_and_gives_back(story, two, ways.SWAP, dev)
 
 
 def test_a_free_whole_disk_can_be_written(story: Story, two: Node, cluster: Cluster) -> None:
@@ -48,7 +82,7 @@ def test_a_free_whole_disk_can_be_written(story: Story, two: Node, cluster: Clus
         cluster.wait_free(node, story.part(node))
     dev = two.device(cluster.disk)
     way = Way("dd", "dd if={dev} of={dev} bs=4k count=1 conv=notrunc,fsync", comm="dd")
-    _works_and_gives_back(story, two, way, dev, lasting=False)
+    _works_and_gives_back(story, two, way, dev)
 
 
 def test_two_nodes_may_use_two_partitions_of_one_disk(story: Story, one: Node, two: Node, cluster: Cluster) -> None:

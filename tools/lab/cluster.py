@@ -87,9 +87,11 @@ class Cluster:
         self.disk = SharedDisk("lun", 256 << 20, wwn=WWN, serial="LUN1", partitions="2048,262144\n,131072\n")
         self.ext4 = SharedDisk("ext4", 64 << 20, wwn=WWN + 1, serial="LUN2")
         self.xfs = SharedDisk("xfs", 320 << 20, wwn=WWN + 2, serial="LUN3")
+        # two paths, and slow enough to look at a write while it goes on: 6 MB a second
+        self.twin = SharedDisk("twin", 96 << 20, wwn=WWN + 3, serial="LUN4", paths=2, filters=("rate", "rate=48M"))
         self.private = SharedDisk("private", 32 << 20, wwn=0x5000D1000000000A, serial="OWN", nodes=(2,))
         self.forgotten = SharedDisk("forgotten", 32 << 20, wwn=0x5000D2000000000A, serial="FORGOTTEN")
-        everything = [self.disk, self.ext4, self.xfs, self.private, self.forgotten, *disks]
+        everything = [self.disk, self.ext4, self.xfs, self.twin, self.private, self.forgotten, *disks]
         self.lab = Lab(kernel, nodes, everything, workdir, etcd=store == "etcd", verbose=verbose)
         self.nodes = self.lab.nodes
 

@@ -89,6 +89,7 @@ class SharedDisk:
     filters: tuple[str, ...] = ()
     nodes: tuple[int, ...] = ()  # numbers of the nodes that see it; all if empty
     rotational: bool = False
+    paths: int = 1  # as how many disks each node sees it
     partitions: str = ""  # input of sfdisk(8): laid out before any node sees the disk
     _workdir: Path | None = None
     _server: subprocess.Popen[bytes] | None = None

@@ -13,7 +13,7 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,11 @@ COMMAND_LINE = (
 
 FIND_DISK = """
 import os
-result = ""
-for name in os.listdir("/sys/block"):
+result = []
+for name in sorted(os.listdir("/sys/block")):
     path = f"/sys/block/{name}/device/wwid"
     if os.path.exists(path) and open(path).read().strip() == wwid:
-        result = name
+        result.append("/dev/" + name)
 """
 
 
@@ -287,10 +287,35 @@ class Node:
 
     def device(self, disk: SharedDisk) -> str:
         """The guest's name for a disk: the kernel probes them at the same time, so sda may be any."""
-        found = self.py(FIND_DISK, wwid=disk.wwid)
+        found = self.paths(disk)
         if not found:
             raise GuestError("LookupError", None, f"{self.name} does not see {disk.name}")
-        return f"/dev/{found}"
+        return found[0]
+
+    def paths(self, disk: SharedDisk) -> list[str]:
+        """All names that the guest has for a disk now."""
+        found: list[str] = self.py(FIND_DISK, wwid=disk.wwid)
+        return found
+
+    def unplug(self, disk: SharedDisk, timeout_s: float = 20.0) -> None:
+        """Take a disk away from the running guest. Raises TimeoutError if the guest goes on to have it."""
+        for path in range(disk.paths):
+            self.qmp("device_del", {"id": self._scsi_disk(disk, path)["id"]})
+        self._until(timeout_s, lambda: not self.paths(disk), f"{self.name} still has {disk.name}")
+
+    def plug(self, disk: SharedDisk, timeout_s: float = 20.0) -> None:
+        """Give it back. Raises TimeoutError if the guest does not find it."""
+        for path in range(disk.paths):
+            self.qmp("device_add", self._scsi_disk(disk, path))
+        self._until(timeout_s, lambda: len(self.paths(disk)) == disk.paths, f"{self.name} does not find {disk.name}")
+
+    @staticmethod
+    def _until(timeout_s: float, holds: Callable[[], bool], otherwise: str) -> None:
+        end = time.monotonic() + timeout_s
+        while not holds():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{otherwise} after {timeout_s:.0f} s")
+            time.sleep(0.2)
 
     def spawn(self, command: str, *, env: Mapping[str, str] | None = None) -> Spawned:
         """Start a bash command and leave it running."""
@@ -315,6 +340,20 @@ class Node:
                 return content
 
     # -- QEMU
+
+    def _scsi_disk(self, disk: SharedDisk, path: int) -> Message:
+        index = self.disks.index(disk)
+        return {
+            "driver": "scsi-hd",
+            "bus": "scsi.0",
+            "scsi-id": index + 100 * path,
+            "drive": f"disk{index}-{path}",
+            "id": f"lun{index}-{path}",
+            "share-rw": True,
+            "wwn": disk.wwn,
+            "serial": disk.serial or disk.name,
+            "rotation_rate": 7200 if disk.rotational else 1,
+        }
 
     def _socket(self, end: str) -> Path:
         return self.workdir / f"{self.name}.{end}"
@@ -345,18 +384,17 @@ class Node:
         if self.disks:
             command += ["-device", "virtio-scsi-pci,id=scsi"]
         for index, disk in enumerate(self.disks):
-            block = {
-                "driver": "nbd",
-                "node-name": f"disk{index}",
-                "server": {"type": "unix", "path": str(disk.socket)},
-                "export": self.name,
-                "cache": {"direct": True, "no-flush": False},
-                "discard": "unmap",
-            }
-            command += ["-blockdev", json.dumps(block)]
-            device = f"scsi-hd,bus=scsi.0,scsi-id={index},drive=disk{index},id=lun{index},share-rw=on"
-            device += f",wwn={disk.wwn:#x},serial={disk.serial or disk.name}"
-            command += ["-device", device + f",rotation_rate={7200 if disk.rotational else 1}"]
+            for path in range(disk.paths):
+                block = {
+                    "driver": "nbd",
+                    "node-name": f"disk{index}-{path}",
+                    "server": {"type": "unix", "path": str(disk.socket)},
+                    "export": self.name,
+                    "cache": {"direct": True, "no-flush": False},
+                    "discard": "unmap",
+                }
+                command += ["-blockdev", json.dumps(block)]
+                command += ["-device", json.dumps(self._scsi_disk(disk, path))]
         return [*command, *self.qemu]
 
 

@@ -27,6 +27,11 @@ class Way:
     comm: str = ""  # the program that the record should name
     kind: str = "write-open"
 
+    @property
+    def lasts(self) -> bool:
+        """True if the use goes on after ``begin`` has returned."""
+        return self.end != "true"
+
     def started(self, dev: str, fstype: str = "ext4") -> str:
         """The command that begins the use."""
         return self.begin.format(dev=dev, dir=MOUNT_POINT, fstype=fstype)

@@ -257,3 +257,16 @@ def test_the_engine_compares_a_whole_subtree_and_an_empty_one_passes(etcd: EtcdS
         await raw.client.close()
 
     play(Cluster("etcd", etcd.url), scenario)
+
+
+def test_who_had_a_lun_last_is_known_after_it_was_given_back(etcd_cluster: Cluster) -> None:
+    async def scenario(c: Cluster) -> None:
+        one, two = await c.boot("node-1"), await c.boot("node-2")
+        first = await one.must_take("disk/p1")
+        second = await two.must_take("disk/p2")
+        assert await one.store.last_grants() == {"disk": ("node-2", second.token)}
+        await two.give(second.token, "disk/p2")
+        await one.give(first.token, "disk/p1")
+        assert await one.store.last_grants() == {"disk": ("node-2", second.token)}
+
+    play(etcd_cluster, scenario)

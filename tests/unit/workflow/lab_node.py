@@ -92,6 +92,7 @@ class Store:
         self.seen: tuple[NodeRecord, ...] = ()
         self.published: list[tuple[frozenset[str], str]] = []
         self.facts: list[Mapping[str, str]] = []
+        self.turns: dict[str, tuple[str, int]] = {}
 
     async def open(self) -> None: ...
 
@@ -163,6 +164,9 @@ class Store:
         await self._answer("leases")
         return found
 
+    async def last_grants(self) -> Mapping[str, tuple[str, int]]:
+        return dict(self.turns)
+
     async def nodes(self) -> tuple[NodeRecord, ...]:
         await self._reach("nodes")
         return self.seen
@@ -199,6 +203,9 @@ class Node:
     policy: Policy = field(default_factory=lambda: Policy(rules=(SAN,), defaults=Defaults(), generation=7))
     used: dict[DevNum, Usage] = field(default_factory=dict)  # what a scan of /proc finds
     scans: int = 0
+    openers: dict[DevNum, int] = field(default_factory=dict)  # who has it open, whatever our own counts say
+    looks: int = 0
+    map_of_table: DevNum | None = None  # which map a table is loaded for
     claimed: dict[DevNum, bool | None] = field(default_factory=dict)  # what an exclusive open says
     probed: list[tuple[DevNum, State]] = field(default_factory=list)
     dropped: list[tuple[DevNum, State]] = field(default_factory=list)
@@ -216,7 +223,9 @@ class Node:
         self.devices = Devices(
             self.tables, ME.node, policy=lambda: self.policy, keep=(), deadline=self.sessions, root=self.sysfs
         )
-        identities: Any = SimpleNamespace(resolve=self.resolve, system=self.system)
+        identities: Any = SimpleNamespace(
+            resolve=self.resolve, system=self.system, dm_device=lambda **_: self.map_of_table
+        )
         self.devices._identities = identities
         self.leases = Leases(
             self.store, self.devices, self.tables, me=ME, deadline_ns=lambda: self.session_until_ns, scratch=self.sysfs
@@ -292,6 +301,14 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
         node.scans += 1
         return dict(node.used)
 
+    def look(dev: DevNum, *, scratch: Path) -> None:
+        node.looks += 1
+        counts = node.tables.ledger.get(dev.to_kernel())
+        node.tables.ledger.put(
+            dev.to_kernel(),
+            abi.Ledger(counts.uses, counts.inflight, openers=1 + node.openers.get(dev, 0), looks=counts.looks + 1),
+        )
+
     def probe(dev: DevNum, *, scratch: Path) -> bool | None:
         node.probed.append((dev, node.state(dev)))
         return node.claimed.get(dev, False)
@@ -309,6 +326,7 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(leases_module, "boot_ns", node.now)
     monkeypatch.setattr(usage, "scan", scan)
     monkeypatch.setattr(usage, "probe_exclusive", probe)
+    monkeypatch.setattr(usage, "look", look)
     monkeypatch.setattr(caches, "drop_caches", drop)
     monkeypatch.setattr(caches, "partition_digest", lambda dev, *, scratch: node.on_disk.get(dev, "as read"))
     monkeypatch.setattr(caches, "reread_partitions", reread)

@@ -21,7 +21,8 @@ from enforcer.policy.rules import Defaults, Policy
 from enforcer.workflow import asks as module
 from enforcer.workflow import callers
 from enforcer.workflow.asks import Asks
-from enforcer.workflow.judge import Judge, Question
+from enforcer.workflow.judge import Judge
+from enforcer.workflow.resolver import Question
 
 TID = os.getpid()
 PERMIT = Verdict(Effect.PERMIT, 0, Source.STORE, "the lease is held here")

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab_node import Node, disk
 
 from enforcer.kernel import abi
 from enforcer.kernel.abi import GuardFlag, State
 from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.policy.engine import Facts, Guarding
 from enforcer.policy.rules import Policy
+from enforcer.storage.dmtable import DmTable
 from enforcer.workflow.devices import Devices, Grip, Hold, Known, covers, most_specific
 
 LUNS = ("wwn-a", "wwn-b")
@@ -174,3 +176,15 @@ def test_uses_are_counted_for_exactly_one_grip(held: dict[ResourceId, Grip]) -> 
     table.set_grips(held, frozenset())
     counted = [r for r in held if table.counted_for(r)]
     assert counted == ([found] if (found := most_specific(held, ResourceId("wwn-a", ("p1",)))) else [])
+
+
+def test_a_map_without_a_table_is_nothing_yet(node: Node) -> None:
+    """What it will lie on is not known, so it is not free either: whoever opens it first is asked for."""
+    number = DevNum(253, 7)
+    node.add(disk(number, "dm-7"))
+    assert node.entry(number) is None
+    node.add(disk(number, "dm-7", size_bytes=4096))
+    assert node.state(number) is State.UNGUARDED
+    node.map_of_table = number
+    node.devices.map_uuid(DmTable("late", "", None, ()))
+    assert node.entry(number) is None, "a table is about to be loaded"

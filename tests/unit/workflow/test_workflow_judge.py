@@ -24,7 +24,9 @@ from enforcer.storage import dmtable, sources
 from enforcer.storage.companions import Companions
 from enforcer.storage.dmtable import DmTable, DmTableError, DmTarget
 from enforcer.workflow import judge as module
-from enforcer.workflow.judge import Judge, Question
+from enforcer.workflow import resolver
+from enforcer.workflow.judge import Judge
+from enforcer.workflow.resolver import Question
 
 LOCAL = DevNum(8, 32)  # no rule speaks of it
 BROKEN = DevNum(8, 48)
@@ -90,7 +92,7 @@ def court(node: Node, monkeypatch: pytest.MonkeyPatch) -> Court:
             raise court.table
         return court.table
 
-    monkeypatch.setattr(module, "companions", court.companions)
+    monkeypatch.setattr(resolver, "companions", court.companions)
     monkeypatch.setattr(sources, "resolve", lambda _tid, path: court.paths.get(path))
     monkeypatch.setattr(dmtable, "read_table", read)
     return court
@@ -433,3 +435,31 @@ def test_an_ask_is_copied_out_of_the_table() -> None:
     assert (copied.dev, copied.fstype, copied.flags) == (SECOND, b"ext4", AskFlag.READ_ONLY)
     with pytest.raises(ValueError, match="99"):
         Question.of(abi.Ask(op=99))
+
+
+def mpath(*devs: object) -> DmTable:
+    params = " ".join(["0 0 1 1 round-robin 0", str(len(devs)), "1", *(f"{dev} 1000" for dev in devs)])
+    return DmTable("mpatha", "", None, (DmTarget(0, 8, "multipath", params.encode()),))
+
+
+@pytest.mark.parametrize(("uuid", "carrier"), [("mpath-3600", True), ("CRYPT-x", False), ("", False)])
+def test_a_multipath_map_takes_its_paths_without_a_lease(
+    court: Court, monkeypatch: pytest.MonkeyPatch, uuid: str, carrier: bool
+) -> None:
+    """On every node, whoever uses the LUN. A map that is none of multipathd's is a use like any other."""
+    court.table = mpath(SECOND)
+    court.node.store.hold(B)
+    monkeypatch.setattr(court.node.devices, "map_uuid", lambda _table: uuid)
+    _, verdict = court.judge(TABLE)
+    assert (verdict.carrier, verdict.effect is Effect.PERMIT, court.node.store.ours()) == (carrier, carrier, {})
+
+
+@pytest.mark.parametrize(("whole", "carrier"), [(True, True), (False, False)])
+def test_a_piece_of_a_multipath_map_is_no_use_of_it(
+    court: Court, monkeypatch: pytest.MonkeyPatch, whole: bool, carrier: bool
+) -> None:
+    court.node.add(disk(DevNum(253, 0), "dm-0", B, below=(SECOND,), carrier=whole))
+    court.table = over(DevNum(253, 0))
+    court.node.store.hold(B)
+    monkeypatch.setattr(court.node.devices, "map_uuid", lambda _table: "part1-mpath-3600")
+    assert court.judge(TABLE)[1].carrier is carrier

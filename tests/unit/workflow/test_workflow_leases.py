@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from lab_node import A1, A2, DISK, ME, OTHER, PART, PART2, SECOND, A, B, Node, disk, run, turn
@@ -14,6 +15,7 @@ from enforcer.kernel.abi import State
 from enforcer.model.errors import StoreUnavailable
 from enforcer.model.lease import Denied, Granted, Standing
 from enforcer.model.resource import DevNum
+from enforcer.storage import usage
 from enforcer.storage.usage import Usage
 from enforcer.workflow.leases import PERMIT_NS
 
@@ -291,7 +293,7 @@ def test_nothing_in_use_is_given_back(node: Node, counts: dict[str, int]) -> Non
     async def scenario() -> None:
         await node.hold(node.there[SECOND])
         node.count(SECOND, **counts)
-        node.used[SECOND] = Usage(mounted_at=["/srv"])
+        node.openers[SECOND] = 1
         for _ in range(3):
             await node.leases.release_unused()
             node.pass_s(100)
@@ -394,13 +396,13 @@ def test_a_permit_that_comes_while_the_release_waits_is_not_disturbed(node: Node
         closing: list[State] = []
         publish = node.leases._publish
         async with node.leases._locked(frozenset({B})):
-            asked = asyncio.create_task(node.leases.acquire(node.there[SECOND], 2, {}, budget_s=5))
-            await turn()
             releasing = asyncio.create_task(node.leases.release_unused())
+            await turn()
+            asked = asyncio.create_task(node.leases.acquire(node.there[SECOND], 2, {}, budget_s=5))
             await turn()
             node.leases._publish = lambda: (publish(), closing.append(node.state(SECOND)))  # type: ignore[assignment]
         await asyncio.gather(asked, releasing)
-        assert set(closing) == {State.LIVE} and node.store.calls == ["acquire"]
+        assert State.CLOSING not in closing and node.state(SECOND) is State.LIVE and node.store.calls == ["acquire"]
 
     run(scenario())
 
@@ -626,7 +628,7 @@ def test_a_leaked_count_is_written_off(node: Node) -> None:
         await node.hold(node.there[SECOND])
         node.count(SECOND, inflight=1)
         await node.leases.release_unused()
-        assert node.store.ours() == {} and node.scans == 1
+        assert node.store.ours() == {} and node.looks == 2  # before CLOSING, and once more after
         await node.hold(node.there[SECOND])
         node.count(SECOND, inflight=2)  # one more than was written off: somebody is on the way
         node.opening(SECOND)
@@ -643,7 +645,7 @@ def test_a_count_is_not_written_off_while_somebody_opens(node: Node) -> None:
         node.count(SECOND, inflight=1)
         node.opening(PART, SECOND)
         await node.leases.release_unused()
-        assert node.store.ours() and node.state(SECOND) is State.LIVE and node.scans == 0
+        assert node.store.ours() and node.state(SECOND) is State.LIVE and node.looks == 0
         node.opening(PART)
         await node.leases.release_unused()
         assert node.store.ours() == {}
@@ -655,13 +657,13 @@ def test_a_count_is_not_written_off_while_somebody_uses_it(node: Node) -> None:
     async def scenario() -> None:
         await node.hold(node.there[SECOND])
         node.count(SECOND, inflight=1)
-        node.used[SECOND] = Usage(swap=True)
+        node.openers[SECOND] = 1  # an export without a holder: in no mount table and no exclusive open
         await node.leases.release_unused()
-        assert node.scans == 1 and node.store.ours() and node.state(SECOND) is State.LIVE
+        assert node.looks == 1 and node.store.ours() and node.state(SECOND) is State.LIVE
         await node.leases.release_unused()
-        assert node.scans == 1  # not at every wake
+        assert node.looks == 1  # not at every wake
         node.pass_s(4)
-        node.used.clear()
+        node.openers.clear()
         await node.leases.release_unused()
         assert node.store.ours() == {}
 
@@ -676,11 +678,13 @@ def test_a_count_that_moves_during_the_look_is_alive(
         await node.hold(node.there[SECOND])
         node.count(SECOND, inflight=1)
 
-        def scan() -> dict[DevNum, Usage]:
-            node.count(SECOND, **then)
-            return {}
+        look = usage.look
 
-        monkeypatch.setattr("enforcer.storage.usage.scan", scan)
+        def moves(dev: DevNum, *, scratch: Path) -> None:
+            look(dev, scratch=scratch)
+            node.count(SECOND, **then)
+
+        monkeypatch.setattr(usage, "look", moves)
         await node.leases.release_unused()
         assert node.store.ours() and node.state(SECOND) is State.LIVE
 
@@ -691,7 +695,7 @@ def test_a_count_that_goes_down_during_the_look_is_not_written_off(node: Node, m
     async def scenario() -> None:
         await node.hold(node.there[SECOND])
         node.count(SECOND, inflight=1)
-        monkeypatch.setattr("enforcer.storage.usage.scan", lambda: node.count(SECOND) or {})
+        monkeypatch.setattr(usage, "look", lambda *_, **__: node.count(SECOND))
         await node.leases.release_unused()
         await node.hold(node.there[SECOND])
         node.count(SECOND, inflight=1)  # another open, and this one is real
@@ -775,5 +779,40 @@ def test_covered_means_all_of_it(node: Node) -> None:
         assert node.leases.covered(node.there[SECOND]) and not node.leases.covered(BOTH)
         await node.take(node.there[DISK])
         assert node.leases.covered(BOTH)
+
+    run(scenario())
+
+
+# -- who only reads ----------------------------------------------------------------------------------------------
+
+
+def test_what_another_node_had_is_forgotten_even_if_nobody_saw_it_there(node: Node) -> None:
+    """A reader has no lease and asks nobody: it must not see yesterday's blocks for ever."""
+
+    async def scenario() -> None:
+        node.store.turns = {B.lun: (OTHER.node, 7), A.lun: (ME.node, 8)}
+        await node.leases.refresh()
+        await asyncio.sleep(0.05)
+        assert [dev for dev, _ in node.dropped] == [SECOND]
+        await node.leases.refresh()
+        await asyncio.sleep(0.05)
+        assert len(node.dropped) == 1, "once for each grant"
+        node.store.turns[B.lun] = (OTHER.node, 9)
+        await node.leases.refresh()
+        await asyncio.sleep(0.05)
+        assert len(node.dropped) == 2
+
+    run(scenario())
+
+
+def test_what_another_node_lets_go_is_forgotten(node: Node) -> None:
+    async def scenario() -> None:
+        node.store.hold(B)
+        await node.leases.refresh()
+        assert node.dropped == []
+        node.store.records.clear()
+        await node.leases.refresh()
+        await asyncio.sleep(0.05)
+        assert [dev for dev, _ in node.dropped] == [SECOND]
 
     run(scenario())

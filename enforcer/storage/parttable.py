@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Does a partition lie where the table on the disk says?
+
+The kernel's partitions are what somebody told it: from the table when the disk appeared, or by hand (BLKPG: partx,
+addpart). A partition of any number can be laid over another one, and a lease on its name would then say nothing of the
+blocks. So what the kernel has is compared with what util-linux reads from the disk; its partx knows every kind of table
+that Linux does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from enforcer.model.resource import DevNum
+from enforcer.storage import nodes, sysfs
+
+TIME_OUT_S = 6.0
+#: What block/partitions/msdos.c lets an extended partition be, in sectors of 512 bytes: room for a boot loader.
+EXTENDED_SECTORS = 2
+
+
+def on_disk(dev: DevNum, *, scratch: Path | None = None) -> dict[int, tuple[int, int]]:
+    """Partitions in the table of a whole disk: number -> (start, size) in sectors of 512 bytes.
+
+    Empty if there is no table. Raises OSError, TimeoutExpired.
+    """
+    with nodes.opened(dev, os.O_RDONLY, scratch=scratch) as fd:
+        command = ["partx", "--raw", "--noheadings", "--output", "NR,START,SECTORS", f"/proc/self/fd/{fd}"]
+        done = subprocess.run(command, pass_fds=(fd,), capture_output=True, text=True, timeout=TIME_OUT_S, check=False)
+    return parse(done.stdout) if done.returncode == 0 else {}
+
+
+def parse(listing: str) -> dict[int, tuple[int, int]]:
+    """Read lines of ``NR START SECTORS``; what is no such line is left out."""
+    found: dict[int, tuple[int, int]] = {}
+    for line in listing.splitlines():
+        words = line.split()
+        if len(words) == 3 and all(word.isascii() and word.isdigit() for word in words):
+            found[int(words[0])] = (int(words[1]), int(words[2]))
+    return found
+
+
+def in_kernel(dev: DevNum, *, root: Path = Path("/")) -> tuple[int, int, int] | None:
+    """(number, start, size) of a partition as the kernel has it, in sectors; None for what is no partition.
+
+    Raises Unreadable.
+    """
+    directory = sysfs.device_dir(root, dev)
+    number = sysfs.read_int(directory / "partition") if directory is not None else None
+    if directory is None or number is None:
+        return None
+    return number, sysfs.read_int(directory / "start") or 0, sysfs.read_int(directory / "size") or 0
+
+
+def agrees(kernel: tuple[int, int, int], disk: dict[int, tuple[int, int]]) -> bool:
+    """True if the partition is where the table has it."""
+    number, start, size = kernel
+    listed = disk.get(number)
+    return listed is not None and listed[0] == start and (listed[1] == size or size <= EXTENDED_SECTORS)
