@@ -3,6 +3,9 @@
 
 Rotated files belong to the log: logrotate names them ``audit.jsonl.1``, ``audit.jsonl.2.gz`` or
 ``audit.jsonl-20261122``. Following survives rotation and truncation, and needs nothing but the file.
+
+A log may be damaged anywhere, so a line that is no record is passed over. But a file in which nothing is a record is
+another file, and silence about it would read as "nothing was refused".
 """
 
 from __future__ import annotations
@@ -10,15 +13,18 @@ from __future__ import annotations
 import gzip
 import os
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from enforcer.audit.view import Record
+from enforcer.audit.writer import LOG
 from enforcer.model.errors import EnforcerError, PermissionRefused
 
 _POLL_S = 0.25
 _MOST_LINE = 4 * 1024 * 1024
+_BEGINS = b'{"schema":'  # so does every line that the writer makes, torn ones too
 
 
 def files(path: Path) -> list[Path]:
@@ -37,24 +43,43 @@ def lines(path: Path) -> Iterator[bytes]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             while text := file.readline(_MOST_LINE):
                 yield text
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise _cannot_read(path, error) from error
 
 
+def own_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file that was named as a log. Raises EnforcerError at its end if it is something else.
+
+    An empty file is a log, and so is one with nothing but the beginning of its first record.
+    """
+    rest, number = lines(path), 0
+    for number, text in enumerate(rest, 1):
+        yield text
+        if _record(text) is not None or (number == 1 and _torn(text)):
+            yield from rest
+            return
+    if number:
+        more = f", nor is any of the {number - 1} lines after it" if number > 1 else ""
+        raise EnforcerError(
+            f"{path}:1: is no record of enforcerd{more}: the file is no audit log",
+            hint=f"the log of this node is {LOG}, and what logrotate made of it beside it; another is given by --file",
+        )
+
+
 def read(path: Path, *, rotated: bool = False) -> Iterator[Record]:
-    """The records of a log, oldest first; damaged lines are left out (``verify`` counts them)."""
+    """The records of a log, oldest first; damaged lines are left out (``verify`` counts them).
+
+    What merely lies beside the log under such a name (an editor's copy) may be anything. Raises EnforcerError.
+    """
     for file in files(path) if rotated else [path]:
-        for text in lines(file):
-            record = Record.parse(text)
-            if record is not None:
-                yield record
+        yield from _records(own_lines(file) if file == path else lines(file))
 
 
 def find(path: Path, event: str) -> Record | None:
     """The newest record of an event id, looked for in the log and then in its rotated files."""
     for file in reversed(files(path)):
         found = None
-        for record in read(file):
+        for record in _records(own_lines(file) if file == path else lines(file)):
             if record.id == event:
                 found = record
         if found is not None:
@@ -77,7 +102,7 @@ def follow(path: Path, *, poll_s: float = _POLL_S, from_start: bool = False) -> 
             if text:
                 rest += text
                 if rest.endswith(b"\n") or len(rest) > _MOST_LINE:
-                    record = Record.parse(rest)
+                    record = _record(rest)
                     rest = b""
                     if record is not None:
                         yield record
@@ -91,6 +116,23 @@ def follow(path: Path, *, poll_s: float = _POLL_S, from_start: bool = False) -> 
             time.sleep(poll_s)
     finally:
         file.close()
+
+
+def _torn(text: bytes) -> bool:
+    """Whether it may be the beginning of a record, and not a whole one of something else."""
+    return not text.endswith(b"\n") and text[: len(_BEGINS)] == _BEGINS[: len(text)] and Record.parse(text) is None
+
+
+def _records(source: Iterable[bytes]) -> Iterator[Record]:
+    for text in source:
+        record = _record(text)
+        if record is not None:
+            yield record
+
+
+def _record(text: bytes) -> Record | None:
+    record = Record.parse(text)
+    return record if record is not None and record.logged else None
 
 
 def _open(path: Path) -> BinaryIO:

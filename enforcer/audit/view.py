@@ -128,6 +128,11 @@ class Record:
         )
 
     @property
+    def logged(self) -> bool:
+        """Whether it has what the log gives every line: a schema, a number, and the hash of the line before."""
+        return self.schema > 0 and self.seq > 0 and isinstance(self.raw.get("prev"), str)
+
+    @property
     def device_name(self) -> str:
         """What to call the object of the intent: the path that was typed, the device, or the target."""
         if self.source_path.startswith("/"):

@@ -133,7 +133,7 @@ def _verify(options: Namespace, output: Output) -> int:
     last: str | None = None
     results: list[tuple[Path, Verification]] = []
     for file in reader.files(options.file):
-        found = verify(reader.lines(file), last)
+        found = verify(reader.own_lines(file) if file == options.file else reader.lines(file), last)
         results.append((file, found))
         last = found.last_digest or last
     ok = all(found.ok for _, found in results)

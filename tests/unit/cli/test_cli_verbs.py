@@ -121,6 +121,54 @@ def test_audit_verify_finds_a_changed_line(log: Path, capsys: pytest.CaptureFixt
     assert json.loads(printed(capsys))["files"][0]["first_break"]["line"] == 4
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"root:x:0:0:root:/root:/bin/bash\nbin:x:1:1::/bin:/bin/sh\n",
+        bytes(range(256)) * 40,
+        b"\x7fELF\x02\x01",
+        b'{"a": 1}',
+        b'{"schema": 1, "ok": true, "files": []}\n',
+        b'{"schema": 1, "ok": true, "files": []}',
+        b'[{\n  "seq": 1\n}]\n',
+        b'{"id": "E-1a2b3c-17", "effect": "refuse"}\n' * 3,
+    ],
+)
+def test_a_file_that_is_no_log_is_never_an_empty_answer(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    for command in (
+        ["audit"], ["audit", "--json"], ["audit", "--since", "2h"], ["audit", "--verify"], ["audit", "-f"],
+        ["explain", "E-1a2b3c-17"], ["explain", "last"],
+    ):  # fmt: skip
+        assert main([*command, "--file", str(path)]) == Exit.FAILURE, command
+        out, err = capsys.readouterr()
+        assert out == "" and f"{path}:1: is no record of enforcerd" in err, command
+        assert "hint: the log of this node is /var/log/enforcer/audit.jsonl" in err
+
+
+def test_a_log_may_be_empty_torn_or_damaged_and_have_any_neighbour(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = log.read_bytes()
+    first = whole.splitlines(keepends=True)[0]
+    log.with_name("audit.jsonl-notes").write_text("not a record\n")
+    for content, records in (
+        (b"", 0),
+        (first[:1], 0),
+        (first[:60], 0),
+        (whole[:-30], 4),
+        (b"\0" * 4096 + b"\n" + whole, 5),
+        (b'{"a": 1}\n[]\n' + whole, 5),
+    ):
+        log.write_bytes(content)
+        for more in ([], ["--since", "2020-01-01"]):
+            assert main(["audit", "--json", "--file", str(log), *more]) == 0
+            assert len(printed(capsys).splitlines()) == records
+
+
 def test_audit_follows_the_file_without_a_daemon(log: Path) -> None:
     command = [
         sys.executable,
@@ -142,7 +190,7 @@ def test_audit_follows_the_file_without_a_daemon(log: Path) -> None:
             import time
 
             time.sleep(0.3)
-            file.write(b'{"id": "E-1a2b3c-99"}\n')
+            file.write(b'{"schema": 1, "seq": 99, "id": "E-1a2b3c-99", "prev": ""}\n')
         assert json.loads(child.stdout.readline())["id"] == "E-1a2b3c-99"
         child.send_signal(2)
         _, err = child.communicate(timeout=5)
