@@ -80,11 +80,12 @@ class PolicyErrors(LocatedErrors):
     """The policy cannot be used; the one in force stays in force."""
 
 
-def policy_files(places: Iterable[str | Path], problems: list[Problem]) -> list[str]:
+def policy_files(places: Iterable[str | Path], problems: list[Problem], *, named: bool = False) -> list[str]:
     """The files that make the policy, in order, masked ones included only by their mask.
 
     A place is a directory of drop-ins, or one file, which is taken whatever its name. A directory that does
-    not exist is passed over, unless none exists.
+    not exist is passed over, unless none exists, and one may be empty. ``named`` is for places that somebody
+    has just typed: then each must hold a file, because "no mistakes" would be said of nothing.
     """
     chosen: dict[str, str] = {}
     asked: list[str] = []
@@ -93,6 +94,11 @@ def policy_files(places: Iterable[str | Path], problems: list[Problem]) -> list[
         asked.append(str(place))
         try:
             if not place.exists():
+                if named:
+                    found = True
+                    problems.append(
+                        Problem(str(place), 0, "does not exist", "Name a directory of policy files, or one")
+                    )
                 continue
             found = True
             if not place.is_dir():
@@ -110,6 +116,9 @@ def policy_files(places: Iterable[str | Path], problems: list[Problem]) -> list[
             elif name.endswith(".toml") and not name.startswith("."):
                 remedy = "Name it NN-name.toml, as 50-site.toml, or give it another ending to switch it off"
                 problems.append(Problem(str(place / name), 0, "is not read: its name has no number", remedy))
+        if named and not any(name.endswith(".toml") and not name.startswith(".") for name in names):
+            remedy = "Only NN-name.toml is read, as 50-site.toml"
+            problems.append(Problem(str(place), 0, "holds no policy file", remedy))
     if not found:
         where = ", ".join(asked) or "nowhere"
         problems.append(Problem(where, 0, "no policy is there", "Install the shipped policy, or set policy_dirs"))
@@ -117,15 +126,15 @@ def policy_files(places: Iterable[str | Path], problems: list[Problem]) -> list[
 
 
 def load(
-    places: Sequence[str | Path] = DIRECTORIES, *, generation: int = 0, euid: int | None = None
-) -> Policy:  # fmt: skip
+    places: Sequence[str | Path] = DIRECTORIES, *, generation: int = 0, named: bool = False, euid: int | None = None
+) -> Policy:
     """Read the policy from directories of drop-ins (later ones mask) and single files. Raises PolicyErrors.
 
-    ``euid`` is the user whose trust in the files is meant, in tests; ours by default.
+    ``named``: see ``policy_files``. ``euid`` is the user whose trust in the files is meant, in tests; ours by default.
     """
     problems: list[Problem] = []
     documents: list[Document] = []
-    for file in policy_files(places, problems):
+    for file in policy_files(places, problems, named=named):
         content = read_bytes(file, problems, euid=euid)
         if content:
             documents.append(parse_bytes(content, file))

@@ -51,7 +51,7 @@ def run(options: Namespace, output: Output) -> int:
 def _load(places: list[Path] | None) -> Policy:
     from enforcer.policy.parse import DIRECTORIES, load
 
-    return load(places or DIRECTORIES)
+    return load(places or DIRECTORIES, named=bool(places))
 
 
 def _check(options: Namespace, output: Output) -> int:

@@ -255,6 +255,28 @@ def test_policy_check_names_file_and_line(policy: Path, capsys: pytest.CaptureFi
     assert "60-bad.toml:4: " in capsys.readouterr().err
 
 
+def test_a_place_without_a_policy_file_is_not_one_without_mistakes(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, others, none = tmp_path / "empty", tmp_path / "others", tmp_path / "none"
+    empty.mkdir()
+    others.mkdir()
+    for name in ("50-site.conf", "10-san.toml.example", "README.md", ".50-hidden.toml"):
+        (others / name).write_text("[[rule]]\n")
+    for place, said in (
+        (empty, "holds no policy file. Only NN-name.toml is read"),
+        (others, "holds no policy file. Only NN-name.toml is read"),
+        (none, "does not exist. "),
+    ):
+        for places in ([place], [policy, place]):
+            assert main(["policy", "check", *map(str, places)]) == Exit.NOT_CONFIGURED
+            assert printed(capsys).startswith(f"{place}: {said}")
+        assert main(["policy", "check", "--json", str(place)]) == Exit.NOT_CONFIGURED
+        assert json.loads(printed(capsys))["errors"][0]["file"] == str(place)
+        assert main(["policy", "show", "--dir", str(place)]) == Exit.NOT_CONFIGURED
+        assert f"{place}: {said}" in capsys.readouterr().err
+
+
 def test_policy_test_tells_what_came_out_otherwise(
     policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
