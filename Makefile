@@ -9,6 +9,7 @@ VENV := .venv
 OBJECT := enforcer/kernel/enforcer.bpf.o
 DESTDIR :=
 PREFIX := /opt/mount-enforcer
+SERIES := 6.12 6.18 newest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -26,7 +27,7 @@ lint: packages-build ready ## ruff, mypy, clang -Werror
 unit: packages-lab ready ## Tests that need no privilege
 	@exec $(VENV)/bin/python -m tools.test unit
 
-vm: root packages-lab ready ## Tests in virtual machines; KERNEL=6.12 for one series
+vm: series root packages-lab ready ## Tests in virtual machines; KERNEL=6.12 for one series
 	@exec $(VENV)/bin/python -m tools.test $(if $(KERNEL),vm-$(KERNEL),vm)
 
 bench: packages-build ready ## Verdicts and leases per second on this machine
@@ -52,6 +53,10 @@ help: ## This list
 
 ready: $(VENV)/installed $(OBJECT)
 	@if [ -w enforcer ]; then $(PYTHON) -m compileall -q enforcer tools; fi # guests see the checkout read-only
+
+series:
+	@[ -z '$(filter-out $(SERIES),$(KERNEL))$(word 2,$(KERNEL))' ] || { \
+	  echo "make vm: no kernel series '$(KERNEL)': KERNEL= is one of $(SERIES), or left out for all of them" >&2; exit 2; }
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "make $(MAKECMDGOALS): run it as root, it installs packages and uses virtual machines" >&2; exit 4; }
@@ -81,4 +86,4 @@ $(OBJECT): $(wildcard bpf/*.c bpf/*.h) tools/bpf.py
 	@echo "bpf: compiling $@"
 	@$(PYTHON) tools/bpf.py $@
 
-.PHONY: run test lint unit vm bench build install clean help ready root python packages-build packages-lab
+.PHONY: run test lint unit vm bench build install clean help ready series root python packages-build packages-lab

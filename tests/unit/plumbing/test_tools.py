@@ -17,6 +17,7 @@ from enforcer.kernel.prerequisites import Prerequisite
 from enforcer.policy import parse
 from tools import bench, run
 from tools import test as runner
+from tools.lab import kernels
 
 ROOT = Path(__file__).resolve().parents[3]
 OK = Prerequisite("BTF", True, "there")
@@ -107,12 +108,24 @@ def test_make_help_names_every_target() -> None:
     assert {"run", "test", "lint", "unit", "vm", "bench", "build", "install", "clean", "help"} == named
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root becomes nobody here")
-@pytest.mark.parametrize("target", ["run", "test", "vm"])
-def test_not_root(target: str) -> None:
-    done = subprocess.run(
-        ["make", "-s", target], cwd=ROOT, capture_output=True, text=True, user=65534, group=65534, extra_groups=[]
-    )
+def make_as_nobody(*words: str) -> subprocess.CompletedProcess[str]:
+    who = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    return subprocess.run(["make", "-s", *words], cwd=ROOT, capture_output=True, text=True, **who)
+
+
+@pytest.mark.parametrize("series", ["9.99", "6.1", "6.12 6.18", "vm"])
+def test_a_kernel_series_that_there_is_not_ends_before_anything_begins(series: str) -> None:
+    done = make_as_nobody("vm", f"KERNEL={series}")
+    assert done.returncode == 2 and done.stdout == "" and "Error 2" in done.stderr
+    said = f"make vm: no kernel series '{series}': KERNEL= is one of {' '.join(kernels.SERIES)}, "
+    assert done.stderr.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "words", [["run"], ["test"], ["vm"], *(["vm", f"KERNEL={series}"] for series in kernels.SERIES)]
+)
+def test_not_root(words: list[str]) -> None:
+    target, done = words[0], make_as_nobody(*words)
     assert done.returncode != 0 and done.stdout == ""
     assert done.stderr.splitlines()[0].startswith(f"make {target}: run it as root")
     assert "Error 4" in done.stderr
