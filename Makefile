@@ -43,7 +43,7 @@ install: build ## Install on this node: $(PREFIX), units, policy, manual pages; 
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PYTHON='$(PYTHON)' tools/install.sh dist/*.whl
 
 clean: ## Remove what was built here; downloaded kernels and packages stay
-	@rm -rf $(VENV) $(OBJECT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(OBJECT) dist build .cache-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find enforcer tools tests -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## This list

@@ -4,19 +4,24 @@
 Each suite is a process of its own and writes to the terminal itself. It also has a process group of its own, so
 that Ctrl-C reaches it once, from here: a second one would cut short what ends its virtual machines. The last line is
 the whole outcome, alone: ``N passed, N failed``.
+
+Every user has caches of his own, because what root's run left in the checkout nobody else can write. Where the
+checkout is not his to write, they last for one tool's run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,18 +48,46 @@ class Outcome:
     seconds: float
 
 
+def caches(place: Path) -> dict[str, str]:
+    """The environment that puts every tool's cache into ``place`` (pytest has no variable of its own for it)."""
+    return {
+        "MYPY_CACHE_DIR": str(place / "mypy"),
+        "RUFF_CACHE_DIR": str(place / "ruff"),
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(place / "hypothesis"),
+        "PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -o cache_dir={shlex.quote(str(place / 'pytest'))}",
+    }
+
+
+@contextlib.contextmanager
+def own_caches(root: Path = ROOT) -> Iterator[Path]:
+    """A place for this user's caches: in the checkout, or, if that is not writable, one that goes away again."""
+    place = root / f".cache-{os.geteuid()}"
+    if os.access(place if place.exists() else root, os.W_OK | os.X_OK):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="enforcer-cache-") as other:
+        yield Path(other)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run this Python with ``arguments``; returns its exit code. Ends it on Ctrl-C or SIGTERM."""
-    child = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0)
-    try:
-        return child.wait()
-    except KeyboardInterrupt:
-        child.send_signal(signal.SIGINT)
+    with own_caches() as place:
+        child = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=os.environ | caches(place),
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
         try:
-            child.wait(PATIENCE_S)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            os.killpg(child.pid, signal.SIGKILL)
-        raise
+            return child.wait()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            try:
+                child.wait(PATIENCE_S)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
 
 
 def lint(_more: Sequence[str]) -> tuple[int, int, int]:

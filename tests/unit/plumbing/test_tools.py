@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,30 @@ def test_the_last_line_is_the_whole_outcome(
     assert capsys.readouterr().out.splitlines()[-1] == "42 passed, 2 failed"
     assert runner.main(["lint"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed"
+
+
+def test_each_user_has_caches_of_his_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with runner.own_caches(tmp_path) as place:
+        assert place == tmp_path / f".cache-{os.geteuid()}"
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with runner.own_caches(tmp_path) as place:
+        (place / "mypy").mkdir()
+        assert place.parent == Path(tempfile.gettempdir())
+    assert not place.exists()
+
+
+def test_every_tool_keeps_its_cache_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, project = tmp_path / "caches of one", tmp_path / "project"
+    project.mkdir()
+    (project / "test_made.py").write_text(
+        "from hypothesis import given, strategies as st\n@given(st.integers())\ndef test_a(n): assert n < 1000\n"
+    )
+    monkeypatch.chdir(project)
+    for tool in (["ruff", "check"], ["mypy", "."], ["pytest", "-q", "-c", "/dev/null", "--rootdir=."]):
+        subprocess.run([sys.executable, "-m", *tool], env=os.environ | runner.caches(place), capture_output=True)
+    assert sorted(path.name for path in place.iterdir()) == ["hypothesis", "mypy", "pytest", "ruff"]
+    left = {path.name for path in project.iterdir()} - {"__pycache__"}
+    assert left == {"test_made.py"}
 
 
 def test_ctrl_c_ends_a_suite(tmp_path: Path) -> None:
