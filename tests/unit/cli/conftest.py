@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "audit"))
+from audit_samples import ALL, ORIGIN, intent, record
+
+from enforcer.audit.writer import AuditLog
 
 Answer = Callable[[dict[str, object]], bytes]
 
@@ -52,3 +55,21 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     made = Daemon(tmp_path / "control.sock")
     yield made
     made.close()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "audit.jsonl"
+    made = AuditLog(path, ORIGIN)
+    for number, verdict in enumerate(ALL, 17):
+        made.submit(record(verdict, intent(number)))
+    assert made.close()
+    return path
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    directory = tmp_path / "policy.d"
+    directory.mkdir()
+    (directory / "50-site.toml").write_text('[[rule]]\nid = "san"\non = ["mount"]\nmatch = { device = ["wwn-*"] }\n')
+    return directory

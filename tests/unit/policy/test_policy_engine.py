@@ -1,59 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Decisions, and that the kernel's tables agree with them."""
+"""Decisions: the first rule that matches, the strictest where it is not known which does."""
 
 from __future__ import annotations
 
 import errno
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from policy_samples import CALLER, LUN_A, LUN_B, device, intent, policy, rule
 
-from enforcer.model.intent import Caller, Intent, Source
+from enforcer.model.intent import Source
 from enforcer.model.resource import Device, DevNum, ResourceId, UseKind
 from enforcer.policy.engine import Action, Facts, FsHandling, decide, guards, kernel_fstypes
-from enforcer.policy.lint import lint
-from enforcer.policy.masks import covers
 from enforcer.policy.match import NETWORK_LIKE
-from enforcer.policy.parse import load, parse
 from enforcer.policy.rules import (
     RULE_USES,
-    Defaults,
     FailMode,
     Implicit,
     Mask,
     Match,
     MultiAttached,
-    Policy,
-    Rule,
     RuleMode,
     RuleVerdict,
     Subject,
     UidMask,
 )
-
-CALLER = Caller(pid=1, tid=1, uid=0, comm="mount", exe="/usr/bin/mount", cgroup="/", unit="a.service")
-LUN_A, LUN_B = ResourceId("a"), ResourceId("b")
-
-
-def device(*resources: ResourceId, name: str = "sdx", aliases: tuple[str, ...] = (), **more: object) -> Device:
-    names = tuple(map(str, resources)) + aliases + (name,)
-    return replace(Device(DevNum(8, 0), name, resources, names), **more)  # type: ignore[arg-type]
-
-
-def intent(kind: UseKind = UseKind.MOUNT, dev: Device | None = None, **more: object) -> Intent:
-    base = Intent(1, kind, CALLER, fstype="ext4", target="/srv", device=dev, dev=dev.dev if dev else None)
-    return replace(base, **more)  # type: ignore[arg-type]
-
-
-def rule(rule_id: str = "r", **more: object) -> Rule:
-    return replace(Rule(rule_id, frozenset(RULE_USES)), **more)  # type: ignore[arg-type]
-
-
-def policy(*rules: Rule, **defaults: object) -> Policy:
-    return Policy(rules, replace(Defaults(), **defaults), generation=3)  # type: ignore[arg-type]
 
 
 class TestUnknownFacts:
@@ -261,197 +232,3 @@ class TestTypesWithoutDevice:
         assert (table["nfs"], table["nfs4"]) == (FsHandling.PASS, FsHandling.ASK_DENY_DEAD)
         narrow = replace(off, match=replace(off.match, subject=Subject(uid=UidMask(0))))
         assert kernel_fstypes(policy(narrow, on), [])["nfs"] is FsHandling.ASK_DENY_DEAD
-
-
-# Properties. Small alphabets, so that rules and intents meet.
-
-_globs = st.lists(st.sampled_from(["a", "b", "a*", "vg", "x"]), max_size=2).map(tuple)
-_subjects = st.builds(
-    Subject,
-    unit=st.none() | st.builds(Mask, st.sampled_from(["a.service", "*.scope"]), st.booleans()),
-    uid=st.none() | st.builds(UidMask, st.integers(0, 1), st.booleans()),
-    exe=st.none() | st.builds(Mask, st.just("/bin/a"), st.booleans()),
-)
-_matches = st.builds(
-    Match,
-    device=_globs,
-    fstype=st.sampled_from([(), ("ext4",), ("nfs",), ("nfs*", "tmpfs")]),
-    target=st.sampled_from([(), ("/a",)]),
-    source=st.sampled_from([(), (), ("f:*",)]),
-    subject=st.just(Subject()) | _subjects,
-)
-_rules = st.builds(
-    Rule,
-    id=st.sampled_from(["r1", "r2", "r3"]),
-    on=st.sets(st.sampled_from(RULE_USES), min_size=1).map(frozenset),
-    mode=st.sampled_from(RuleMode),
-    match=_matches,
-    verdict=st.sampled_from(RuleVerdict),
-)
-_policies = st.builds(
-    Policy,
-    rules=st.lists(_rules, max_size=4).map(tuple),
-    defaults=st.builds(
-        Defaults,
-        implicit=st.sampled_from(Implicit),
-        multi_attached=st.sampled_from(MultiAttached),
-        unknown=st.sampled_from(Implicit),
-        on_daemon_dead=st.sampled_from(FailMode),
-    ),
-)
-_resources = st.lists(
-    st.sampled_from([LUN_A, LUN_B, ResourceId("a", ("p1",)), ResourceId("b", ("p1",))]),
-    max_size=2,
-    unique=True,
-).map(lambda found: tuple(sorted(found)))
-
-
-@st.composite
-def _devices(draw: st.DrawFn) -> Device:
-    more = draw(st.sampled_from([{}, {}, {}, {"problem": "p"}, {"carrier": True}, {"system": "holds /"}]))
-    return device(*draw(_resources), aliases=draw(st.sampled_from([(), ("vg",)])), **more)
-
-
-_callers = st.builds(
-    Caller,
-    pid=st.just(1),
-    tid=st.just(1),
-    uid=st.integers(0, 1),
-    comm=st.just("x"),
-    exe=st.sampled_from(["", "/bin/a", "/bin/b"]),
-    cgroup=st.sampled_from(["", "/"]),
-    unit=st.sampled_from(["", "a.service", "b.scope"]),
-)
-_intents = st.builds(
-    Intent,
-    id=st.just(1),
-    kind=st.sampled_from(UseKind),
-    caller=_callers,
-    fstype=st.sampled_from(["", "ext4", "nfs", "nfs4", "tmpfs", "multipath"]),
-    source=st.sampled_from(["", "f:/x", "g:/y"]),
-    target=st.sampled_from(["", "/a", "/b"]),
-)
-_facts = st.builds(
-    Facts,
-    seen_by=st.sampled_from([frozenset(), frozenset({"n2"})]),
-    unresolved=st.sampled_from(["", "", "u"]),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(_policies, _intents, _devices(), _facts)
-def test_what_could_be_refused_is_guarded(some: Policy, asked: Intent, dev: Device, facts: Facts) -> None:
-    decision = decide(some, replace(asked, device=dev, dev=dev.dev), facts)
-    guarding = guards(some, dev, facts)
-    if decision.action is not Action.PASS:
-        assert guarding.guarded
-        assert decision.errno > 0
-        assert decision.rule or decision.default
-        assert not (guarding.audit and decision.mode is RuleMode.ENFORCE)
-    if decision.action is Action.LEASE:
-        assert dev.resources
-        assert not dev.problem
-        assert not facts.unresolved
-    if guarding.guarded:
-        assert guarding.errno > 0
-        assert not dev.system
-
-
-@settings(max_examples=250, deadline=None)
-@given(_policies, _intents)
-def test_types_that_the_kernel_passes_are_passed_here(some: Policy, asked: Intent) -> None:
-    decision = decide(some, replace(asked, kind=UseKind.MOUNT))
-    handling = kernel_fstypes(some, ["tmpfs", "ext4", "multipath", ""])[asked.fstype]
-    if decision.action is not Action.PASS:
-        assert handling is not FsHandling.PASS
-        if decision.mode is RuleMode.ENFORCE:
-            assert handling is FsHandling.ASK_DENY_DEAD
-
-
-@settings(max_examples=250, deadline=None)
-@given(_policies, _intents, _devices(), _facts, st.sampled_from(["target", "fstype", "exe"]))
-def test_hiding_a_fact_makes_nothing_looser(
-    some: Policy, asked: Intent, dev: Device, facts: Facts, hidden: str
-) -> None:
-    asked = replace(asked, device=dev, dev=dev.dev)
-    if hidden == "exe":
-        less = replace(asked, caller=replace(asked.caller, exe=""))
-    else:
-        less = replace(asked, **{hidden: ""})  # type: ignore[arg-type]
-    assert decide(some, less, facts).strictness >= decide(some, asked, facts).strictness
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text("ab*?", max_size=4), st.text("ab*?", max_size=4), st.text("ab", max_size=4))
-def test_covers_is_right_when_it_says_yes(wide: str, narrow: str, text: str) -> None:
-    if covers(wide, narrow) and Mask(narrow).matches(text):
-        assert Mask(wide).matches(text)
-
-
-class TestLint:
-    def messages(self, text: str, *devices: Device) -> list[str]:
-        return [str(problem) for problem in lint(parse(text, "f"), devices)]
-
-    ALL = 'on = ["mount", "swap", "write-open", "dm-load"]\n'
-
-    def test_unreached(self) -> None:
-        text = f'[[rule]]\nid = "a"\n{self.ALL}match = {{ device = "w*" }}\n[[rule]]\nid = "b"\n{self.ALL}'
-        assert self.messages(text) == []
-        found = self.messages(text + 'match = { device = ["w1", "w2*"], subject = { uid = 0 } }')
-        assert len(found) == 1
-        assert "f:5: rule b: is never reached: decided before by a (f:1)" in found[0]
-
-    def test_unreached_only_if_every_use_is(self) -> None:
-        text = '[[rule]]\nid = "a"\non = ["mount"]\nmode = "off"\n[[rule]]\nid = "b"\n' + self.ALL
-        assert self.messages(text) == []
-        both = text.replace(
-            'id = "b"', 'id = "c"\nmode = "off"\non = ["swap", "write-open", "dm-load"]\n[[rule]]\nid = "b"'
-        )
-        assert "decided before by" in self.messages(both)[0]
-
-    def test_a_type_rule_after_a_catch_all(self) -> None:
-        text = f'[[rule]]\nid = "a"\n{self.ALL}[[rule]]\nid = "b"\non = ["mount"]\n'
-        assert "never reached" in self.messages(text + 'match = { fstype = "ext4" }')[0]
-        assert self.messages(text + 'match = { fstype = "nfs" }\nverdict = "deny"') == []
-
-    def test_missing_uses(self) -> None:
-        found = self.messages('[[rule]]\nid = "a"\non = ["mount", "write-open"]\nmatch = { device = "w" }')
-        assert "leaves swap, dm-load" in found[0]
-
-    def test_nothing_to_lease(self) -> None:
-        assert "nothing to lease" in self.messages('[[rule]]\nid = "a"\non = ["mount"]\nmatch = { fstype = "nfs" }')[0]
-
-    def test_comm(self) -> None:
-        text = '[[rule]]\nid = "a"\n' + self.ALL + 'match = { subject = { comm = "!fsck" } }'
-        assert "by comm" in self.messages(text)[0]
-
-    def test_kernel_names(self) -> None:
-        for name, warned in (
-            ("/dev/sd*", 1),
-            ("sdb1", 1),
-            ("dm-3", 1),
-            ("dm:data", 0),
-            ("vg:sd", 0),
-            ("wwn-1", 0),
-        ):
-            text = '[[rule]]\nid = "a"\n' + self.ALL + f'match = {{ device = "{name}" }}'
-            assert len(self.messages(text)) == warned, name
-
-    def test_system_device(self) -> None:
-        text = '[[rule]]\nid = "a"\n' + self.ALL + 'match = { device = "a" }'
-        found = self.messages(text, device(LUN_A, name="sda", system="holds /"), device(LUN_A, name="sdb"))
-        assert len(found) == 1
-        assert "matches sda, which holds /" in found[0]
-
-    def test_who_may_change_the_files(self, tmp_path: Path) -> None:
-        file = tmp_path / "10-a.toml"
-        file.write_text("[defaults]")
-        tmp_path.chmod(0o755)
-        file.chmod(0o664)
-        found = [str(problem) for problem in lint(load([tmp_path], euid=1000)) if "written" in problem.message]
-        assert found == [f"{file}: can be written by its group. Run: chmod go-w {file}."]
-        file.chmod(0o644)
-        tmp_path.chmod(0o777)
-        found = [str(problem) for problem in lint(load([tmp_path])) if "written" in problem.message]
-        assert found == [f"{tmp_path}: can be written by everybody. Run: chmod go-w {tmp_path}."]
-        tmp_path.chmod(0o700)

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import tomllib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,10 +13,9 @@ from hypothesis import strategies as st
 
 from enforcer.model.errors import BadConfiguration, Exit
 from enforcer.model.resource import UseKind
-from enforcer.policy.document import MAX_BYTES, parse_bytes
 from enforcer.policy.fields import parse_duration, show_duration
 from enforcer.policy.message import FIELDS, problem_of, render
-from enforcer.policy.parse import PolicyErrors, load, parse, with_generation
+from enforcer.policy.parse import PolicyErrors, parse, with_generation
 from enforcer.policy.rules import FailMode, Implicit, Mask, MultiAttached, RuleMode, RuleVerdict, UidMask
 
 RULE = '[[rule]]\nid = "a"\non = ["mount"]\n'
@@ -182,208 +179,6 @@ def test_bad(text: str, line: int, word: str, remedy: str) -> None:
 def test_not_utf8() -> None:
     with pytest.raises(PolicyErrors, match="<policy>:3: is not UTF-8"):
         parse(b"# a\n# b\n# \xff\n")
-
-
-class TestFiles:
-    """Directories of drop-ins."""
-
-    def write(self, directory: Path, name: str, text: str) -> Path:
-        directory.mkdir(exist_ok=True)
-        file = directory / name
-        file.write_text(text)
-        return file
-
-    def test_order_masking_and_the_first_default(self, tmp_path: Path) -> None:
-        usr, etc = tmp_path / "usr", tmp_path / "etc"
-        self.write(usr, "10-a.toml", RULE.replace('"a"', '"masked"'))
-        self.write(usr, "20-b.toml", RULE.replace('"a"', '"b"'))
-        self.write(usr, "30-c.toml", RULE.replace('"a"', '"nulled"'))
-        self.write(usr, "40-d.toml", RULE.replace('"a"', '"emptied"'))
-        self.write(usr, "90-default.toml", '[defaults]\nimplicit = "allow"\ndeadline = "7s"')
-        self.write(etc, "10-a.toml", RULE)
-        (etc / "30-c.toml").symlink_to("/dev/null")
-        self.write(etc, "40-d.toml", "")
-        self.write(etc, "15-x.toml", '[defaults]\nimplicit = "deny"\n' + RULE.replace('"a"', '"x"'))
-        self.write(etc, "README.md", "no")
-        self.write(etc, "50-e.toml.rpmsave", "no")
-        self.write(etc, ".50-e.toml", "no")
-        policy = load([usr, etc])
-        assert [rule.id for rule in policy.rules] == ["a", "x", "b"]
-        assert [rule.file for rule in policy.rules] == [
-            str(etc / "10-a.toml"),
-            str(etc / "15-x.toml"),
-            str(usr / "20-b.toml"),
-        ]
-        assert policy.defaults.implicit is Implicit.DENY
-        assert policy.defaults.deadline_s == 7.0
-
-    def test_all_errors_of_all_files(self, tmp_path: Path) -> None:
-        self.write(tmp_path, "10-a.toml", "[[rule]]\nmode = 'x'\n" + RULE)
-        self.write(tmp_path, "20-b.toml", "x = 1\n\n" + RULE)
-        self.write(tmp_path, "30-c.toml", "x =")
-        self.write(tmp_path, "site.toml", "")
-        (tmp_path / "40-d.toml").mkdir()
-        (tmp_path / "50-e.toml").symlink_to(tmp_path / "nowhere")
-        os.mkfifo(tmp_path / "60-f.toml")
-        with pytest.raises(PolicyErrors) as caught:
-            load([tmp_path])
-        found = [(Path(problem.file).name, problem.line) for problem in caught.value.problems]
-        assert sorted(found) == [
-            ("10-a.toml", 1),  # no id
-            ("10-a.toml", 1),  # no on
-            ("10-a.toml", 2),
-            ("20-b.toml", 1),
-            ("20-b.toml", 4),  # duplicate id
-            ("30-c.toml", 1),
-            ("40-d.toml", 0),
-            ("50-e.toml", 0),
-            ("60-f.toml", 0),
-            ("site.toml", 0),
-        ]
-        assert all(problem.remedy for problem in caught.value.problems)
-
-    def test_huge(self, tmp_path: Path) -> None:
-        self.write(tmp_path, "10-a.toml", "#" * (MAX_BYTES + 1))
-        with pytest.raises(PolicyErrors, match=r"10-a\.toml: is larger than 1 MiB"):
-            load([tmp_path])
-        self.write(tmp_path, "10-a.toml", "#" * MAX_BYTES)
-        load([tmp_path])
-
-    def test_writable_by_everybody(self, tmp_path: Path) -> None:
-        file = self.write(tmp_path, "10-a.toml", RULE)
-        file.chmod(0o666)
-        with pytest.raises(PolicyErrors, match=r"everybody.*chmod o-w"):
-            load([tmp_path], euid=0)
-        assert load([tmp_path], euid=1000).rules
-
-    def test_nothing_there(self, tmp_path: Path) -> None:
-        with pytest.raises(PolicyErrors, match="no policy is there"):
-            load([tmp_path / "x", tmp_path / "y"])
-        assert load([tmp_path / "x", tmp_path]).rules == ()
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-    def test_unreadable(self, tmp_path: Path) -> None:
-        self.write(tmp_path, "10-a.toml", RULE).chmod(0)
-        with pytest.raises(PolicyErrors, match="cannot be opened: Permission denied"):
-            load([tmp_path])
-
-
-class TestDigest:
-    text = (
-        '[[rule]]\nid = "a"\non = ["mount", "swap"]\nmatch = { device = ["x", "y"] }\n'
-        '[[rule]]\nid = "b"\non = ["mount"]\n'
-    )
-
-    def test_stable_over_form(self) -> None:
-        other = (
-            "# why\n\n[[rule]] # one\n  on = [ 'swap', 'mount' ]\n  id = 'a'\n  [rule.match]\n"
-            "  device = [\n 'y', 'x' ]\r\n[[rule]]\non = 'mount'\nid = '''b'''\nmode = 'enforce'\n"
-        )
-        assert parse(self.text).digest == parse(other, "else").digest
-        assert len(parse(self.text).digest) == 64
-
-    def test_stable_over_files(self, tmp_path: Path) -> None:
-        first, second = self.text.split('[[rule]]\nid = "b"')
-        (tmp_path / "10-a.toml").write_text(first)
-        (tmp_path / "20-b.toml").write_text('[[rule]]\nid = "b"' + second)
-        assert load([tmp_path], generation=9).digest == parse(self.text).digest
-
-    @pytest.mark.parametrize(
-        ("old", "new"),
-        [
-            ('"a"', '"c"'),
-            ('"swap"', '"loop"'),
-            ('"x"', '"z"'),
-            ("match =", "errno = 'EPERM'\nmatch ="),
-            ("match =", "mode = 'audit'\nmatch ="),
-            ("match =", "verdict = 'deny'\nmatch ="),
-            ("match =", "wait = '1s'\nmatch ="),
-            ("match =", "message = 'm'\nmatch ="),
-            ("match =", "multi_attached = false\nmatch ="),
-            (' device = ["x", "y"] ', ' device = ["x", "y"], subject = { uid = 0 } '),
-            ('[[rule]]\nid = "b"', '[defaults]\nimplicit = "deny"\n[[rule]]\nid = "b"'),
-        ],
-    )
-    def test_changes_with_content(self, old: str, new: str) -> None:
-        assert parse(self.text).digest != parse(self.text.replace(old, new, 1)).digest
-
-    def test_changes_with_the_order_of_rules(self) -> None:
-        a, b = self.text.split('[[rule]]\nid = "b"')
-        assert parse(self.text).digest != parse('[[rule]]\nid = "b"' + b + a).digest
-
-
-class TestLines:
-    """The scanner finds what tomllib finds."""
-
-    def test_every_shape(self) -> None:
-        text = (
-            'a.b = 1\n"c.d" = """\nx = 1\n"""\n[[t]] # t\nk = [ # c\n  "]", \'#\',\n  [1,\n 2],\n]\n'
-            "[t.sub]\nz = {p = 1, q = {r = '}'}}\n[[t]]\nk = 1979-05-27 07:32:00Z # d\n[[t.u]]\nv = 1e3\n"
-            's = \'\'\'it\'s\n\'\'\'\ne = """a\\"""" # x\nf = ""\n'
-        )
-        document = parse_bytes(text.encode(), "f")
-        assert document.problems == []
-        lines = document.lines
-        expected: dict[tuple[str | int, ...], int] = {
-            ("a", "b"): 1,
-            ("c.d",): 2,
-            ("t", 0): 5,
-            ("t", 0, "k"): 6,
-            ("t", 0, "k", 0): 7,
-            ("t", 0, "k", 2): 8,
-            ("t", 0, "k", 2, 1): 9,
-            ("t", 0, "sub"): 11,
-            ("t", 0, "sub", "z", "q", "r"): 12,
-            ("t", 1): 13,
-            ("t", 1, "k"): 14,
-            ("t", 1, "u", 0, "v"): 16,
-            ("t", 1, "u", 0, "s"): 17,
-            ("t", 1, "u", 0, "e"): 19,
-            ("t", 1, "u", 0, "f"): 20,
-        }
-        assert {path: lines.get(path) for path in expected} == expected
-        assert document.line(("t", 0, "nowhere", 5)) == 5
-        assert document.line(("x",)) == 1
-
-    keys = st.text("ab-_1", min_size=1, max_size=3) | st.text(max_size=3).map(lambda s: _quoted(s))
-    scalars = st.sampled_from(["1", "-0.5", "true", "1979-05-27", "inf", '"#"', "'a]'", '""', "''", '"""\n"x"\n"""'])
-    values = st.recursive(
-        scalars,
-        lambda inner: (
-            st.lists(inner, max_size=3).map(lambda items: "[\n" + " ,\n".join(items) + " # c\n]")
-            | st.lists(inner.filter(lambda v: "\n" not in v), max_size=2).map(
-                lambda items: "{" + ", ".join(f"k{i} = {item}" for i, item in enumerate(items)) + "}"
-            )
-        ),
-        max_leaves=6,
-    )
-    statements = st.tuples(keys, values).map(lambda pair: f"{pair[0]} = {pair[1]}")
-    headers = keys.map(lambda key: f"[[{key}]]")
-
-    @settings(max_examples=100, deadline=None)
-    @given(st.lists(statements | headers, max_size=6).map("\n".join))
-    def test_every_path_has_a_line(self, text: str) -> None:
-        document = parse_bytes(text.encode("utf-8", "replace"), "f")
-        if document.problems:
-            return
-        for path in _paths(document.data):
-            assert path in document.lines, (path, text)
-        assert all(1 <= line <= text.count("\n") + 1 for line in document.lines.values())
-
-
-def _quoted(text: str) -> str:
-    return '"' + "".join(c if c.isalnum() or c in " .#]'" else f"\\U{ord(c):08x}" for c in text) + '"'
-
-
-def _paths(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    found = [path] if path else []
-    if isinstance(value, dict):
-        for key, item in value.items():
-            found += _paths(item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            found += _paths(item, (*path, index))
-    return found
 
 
 _WORDS = 8 * ["\n"] + sorted({word for bad in BAD for word in bad[0].replace("=", " = ").split()} | {"[defaults]"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A made-up machine: /sys, /proc and /dev as the kernel would show them, in a temporary directory."""
+"""A made-up machine: /sys, /proc and /dev as the kernel would show them; and real filesystems in files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from companion_disks import UUID, Disks, sparse, tool
 
 from enforcer.model.resource import DevNum
 from enforcer.storage.identity import Identities
@@ -156,3 +157,51 @@ def san(machine: Machine) -> Machine:
 
 
 A, C, D = (f"wwn-0x6{char * 31}" for char in "acd")
+
+
+# ---- real filesystems, made once
+
+
+@pytest.fixture(scope="session")
+def btrfs_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    where = tmp_path_factory.mktemp("btrfs")
+    one, two = sparse(where / "one", 130), sparse(where / "two", 130)
+    tool("mkfs.btrfs", "-q", "-U", UUID, "-d", "raid1", "-m", "raid1", one, two)
+    return one, two
+
+
+@pytest.fixture(scope="session")
+def xfs_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    where = tmp_path_factory.mktemp("xfs")
+    data, log = sparse(where / "data", 320), sparse(where / "log", 80)
+    tool("mkfs.xfs", "-q", "-l", f"logdev={log},size=64m", data)
+    return data, log
+
+
+@pytest.fixture(scope="session")
+def xfs_single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = sparse(tmp_path_factory.mktemp("xfs") / "data", 320)
+    tool("mkfs.xfs", "-q", data)
+    return data
+
+
+@pytest.fixture(scope="session")
+def ext4_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A filesystem whose journal is on 8:16, as debugfs writes it, and that journal."""
+    where = tmp_path_factory.mktemp("ext4")
+    data, journal = sparse(where / "data", 16), sparse(where / "journal", 8)
+    tool("mkfs.ext4", "-q", "-F", "-b", "4096", data)
+    tool("mkfs.ext4", "-q", "-F", "-O", "journal_dev", "-b", "4096", "-U", UUID, journal)
+    commands = f"ssv journal_inum 0\nssv journal_dev 0x810\nssv journal_uuid {UUID}\nssv mount_opts \n"
+    tool("debugfs", "-w", "-f", "-", data, input=commands.encode())
+    return data, journal
+
+
+@pytest.fixture
+def ext4(ext4_pair: tuple[Path, Path]) -> Disks:
+    return Disks().image(DevNum(8, 0), ext4_pair[0]).image(DevNum(8, 16), ext4_pair[1])
+
+
+@pytest.fixture
+def btrfs(btrfs_pair: tuple[Path, Path]) -> Disks:
+    return Disks().image(DevNum(8, 0), btrfs_pair[0]).image(DevNum(8, 16), btrfs_pair[1])

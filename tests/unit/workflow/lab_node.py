@@ -35,6 +35,7 @@ DISK, PART, PART2, SECOND = DevNum(8, 0), DevNum(8, 1), DevNum(8, 2), DevNum(8, 
 A, A1, A2, B = ResourceId("wwn-a"), ResourceId("wwn-a", ("p1",)), ResourceId("wwn-a", ("p2",)), ResourceId("wwn-b")
 SAN = Rule("san", frozenset(UseKind) - {UseKind.UMOUNT}, match=Match(device=("wwn-*",)))
 SECONDS = 1_000_000_000
+CANNOT_TELL = None  # what an exclusive open says of a device that it cannot open at all
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -49,6 +50,9 @@ async def turn(times: int = 5) -> None:
 def disk(dev: DevNum, name: str, *resources: ResourceId, **more: Any) -> Device:
     aliases = tuple(map(str, sorted(resources)))
     return Device(dev, name, tuple(sorted(resources)), aliases, **more)
+
+
+BOTH = disk(DevNum(253, 0), "dm-0", A1, B, below=(PART, DISK, SECOND))  # a volume over two LUNs
 
 
 class Table(dict[int, Any]):

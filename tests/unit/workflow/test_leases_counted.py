@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Counts that nobody ends are written off, uses that nobody counted are found, and neither by mistake."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lab_node import PART, SECOND, B, Node, run
+
+from enforcer.kernel.abi import State
+from enforcer.model.lease import Denied
+from enforcer.model.resource import DevNum
+from enforcer.storage import usage
+from enforcer.storage.usage import Usage
+
+
+def test_a_leaked_count_is_written_off(node: Node) -> None:
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=1)
+        await node.leases.release_unused()
+        assert node.store.ours() == {} and node.looks == 2  # before CLOSING, and once more after
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=2)  # one more than was written off: somebody is on the way
+        node.opening(SECOND)
+        node.pass_s(10)
+        await node.leases.release_unused()
+        assert node.store.ours() and node.state(SECOND) is State.LIVE
+
+    run(scenario())
+
+
+def test_a_count_is_not_written_off_while_somebody_opens(node: Node) -> None:
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=1)
+        node.opening(PART, SECOND)
+        await node.leases.release_unused()
+        assert node.store.ours() and node.state(SECOND) is State.LIVE and node.looks == 0
+        node.opening(PART)
+        await node.leases.release_unused()
+        assert node.store.ours() == {}
+
+    run(scenario())
+
+
+def test_a_count_is_not_written_off_while_somebody_uses_it(node: Node) -> None:
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=1)
+        node.openers[SECOND] = 1  # an export without a holder: in no mount table and no exclusive open
+        await node.leases.release_unused()
+        assert node.looks == 1 and node.store.ours() and node.state(SECOND) is State.LIVE
+        await node.leases.release_unused()
+        assert node.looks == 1  # not at every wake
+        node.pass_s(4)
+        node.openers.clear()
+        await node.leases.release_unused()
+        assert node.store.ours() == {}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("then", [{"uses": 1, "inflight": 0}, {"inflight": 2}])
+def test_a_count_that_moves_during_the_look_is_alive(
+    node: Node, monkeypatch: pytest.MonkeyPatch, then: dict[str, int]
+) -> None:
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=1)
+
+        look = usage.look
+
+        def moves(dev: DevNum, *, scratch: Path) -> None:
+            look(dev, scratch=scratch)
+            node.count(SECOND, **then)
+
+        monkeypatch.setattr(usage, "look", moves)
+        await node.leases.release_unused()
+        assert node.store.ours() and node.state(SECOND) is State.LIVE
+
+    run(scenario())
+
+
+def test_a_count_that_goes_down_during_the_look_is_not_written_off(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=1)
+        monkeypatch.setattr(usage, "look", lambda *_, **__: node.count(SECOND))
+        await node.leases.release_unused()
+        await node.hold(node.there[SECOND])
+        node.count(SECOND, inflight=1)  # another open, and this one is real
+        node.opening(SECOND)
+        node.pass_s(10)
+        await node.leases.release_unused()
+        assert node.store.ours() and node.state(SECOND) is State.LIVE
+
+    run(scenario())
+
+
+def test_uses_that_nobody_counted_are_looked_for(node: Node) -> None:
+    async def scenario() -> None:
+        in_use = replace(node.there[SECOND], in_use="mounted at /srv")
+        node.used[SECOND] = Usage(mounted_at=["/srv"])
+        assert await node.leases.take_in_use(in_use, budget_s=1) is None
+        for _ in range(3):
+            await node.leases.release_unused()
+            node.pass_s(2)
+        assert node.state(SECOND) is State.LIVE and node.scans == 1  # every five seconds
+        node.used.clear()
+        node.pass_s(2)
+        await node.leases.release_unused()
+        assert node.store.ours() == {} and node.scans == 2
+
+    run(scenario())
+
+
+def test_an_uncounted_use_with_a_leaked_count_ends_too(node: Node) -> None:
+    async def scenario() -> None:
+        node.count(SECOND, inflight=1)
+        in_use = replace(node.there[SECOND], in_use="mounted at /srv")
+        assert await node.leases.take_in_use(in_use, budget_s=1) is None
+        for _ in range(20):
+            node.pass_s(1)
+            await node.leases.release_unused()
+        assert node.store.ours() == {}
+
+    run(scenario())
+
+
+def test_what_is_in_use_here_and_held_elsewhere_is_refused(node: Node) -> None:
+    async def scenario() -> None:
+        node.store.hold(B)
+        denied = await node.leases.take_in_use(replace(node.there[SECOND], in_use="active swap"), budget_s=1)
+        assert isinstance(denied, Denied) and "node-2" in denied.reason and node.held() == {}
+
+    run(scenario())
