@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tools.lab import ways
 from tools.lab.cluster import Cluster
 from tools.lab.story import Story
 from tools.lab.vm import Node
@@ -60,3 +61,13 @@ def one(cluster: Cluster) -> Node:
 @pytest.fixture
 def two(cluster: Cluster) -> Node:
     return cluster.nodes[1]
+
+
+@pytest.fixture
+def held(story: Story, one: Node, cluster: Cluster) -> Iterator[str]:
+    """node-1 has the xfs LUN mounted, whose rule lets callers wait 12 s for it; its name on node-2."""
+    dev = one.device(cluster.xfs)
+    story.works(one, f"mount -t xfs {dev} {ways.MOUNT_POINT}")
+    yield cluster.nodes[1].device(cluster.xfs)
+    story.works(one, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(one, dev)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tools.lab import ways
@@ -51,16 +49,6 @@ os.kill(daemon, signal.SIGKILL)
 ends = [os.WEXITSTATUS(os.waitpid(c, 0)[1]) for c in children]
 result = [sorted(set(states)), sorted(set(wchans)), sorted(set(ends)), time.monotonic() - began]
 """
-
-
-@pytest.fixture
-def held(story: Story, one: Node, cluster: Cluster) -> Iterator[str]:
-    """node-1 has the xfs LUN mounted, whose rule lets callers wait for it; its name on node-2."""
-    dev = one.device(cluster.xfs)
-    story.works(one, f"mount -t xfs {dev} {ways.MOUNT_POINT}")
-    yield cluster.nodes[1].device(cluster.xfs)
-    story.works(one, f"umount {ways.MOUNT_POINT}")
-    cluster.wait_free(one, dev)
 
 
 @pytest.mark.parametrize("number", [15, 9], ids=["SIGTERM", "SIGKILL"])

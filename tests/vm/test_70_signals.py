@@ -3,13 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tools.lab import ways
 from tools.lab.cluster import Cluster
-from tools.lab.story import Story
 from tools.lab.vm import Node
 
 pytestmark = pytest.mark.full
@@ -40,16 +36,6 @@ open("/sys/fs/cgroup/frozen/cgroup.procs", "w").write(str(child))
 open("/sys/fs/cgroup/frozen/cgroup.freeze", "w").write("1"); time.sleep(2)
 open("/sys/fs/cgroup/frozen/cgroup.freeze", "w").write("0")""",
 }
-
-
-@pytest.fixture
-def held(story: Story, one: Node, cluster: Cluster) -> Iterator[str]:
-    """node-1 has the xfs LUN mounted, whose rule lets callers wait 12 s for it; its name on node-2."""
-    dev = one.device(cluster.xfs)
-    story.works(one, f"mount -t xfs {dev} {ways.MOUNT_POINT}")
-    yield cluster.nodes[1].device(cluster.xfs)
-    story.works(one, f"umount {ways.MOUNT_POINT}")
-    cluster.wait_free(one, dev)
 
 
 @pytest.mark.parametrize("what", DISTURBANCES)
