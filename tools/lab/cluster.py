@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -80,7 +80,7 @@ class Cluster:
         policy: str = POLICY,
         disks: Sequence[SharedDisk] = (),
         ttl_s: int = 20,
-        verbose: bool = True,
+        say: Callable[[str], None] | None = None,
         workdir: Path | None = None,
     ) -> None:
         self.store, self.policy, self.ttl_s = store, policy, ttl_s
@@ -92,7 +92,7 @@ class Cluster:
         self.private = SharedDisk("private", 32 << 20, wwn=0x5000D1000000000A, serial="OWN", nodes=(2,))
         self.forgotten = SharedDisk("forgotten", 32 << 20, wwn=0x5000D2000000000A, serial="FORGOTTEN")
         everything = [self.disk, self.ext4, self.xfs, self.twin, self.private, self.forgotten, *disks]
-        self.lab = Lab(kernel, nodes, everything, workdir, etcd=store == "etcd", verbose=verbose)
+        self.lab = Lab(kernel, nodes, everything, workdir, etcd=store == "etcd", say=say)
         self.nodes = self.lab.nodes
 
     def __enter__(self) -> Cluster:
@@ -103,8 +103,9 @@ class Cluster:
                 self.configure(node)
                 ways.bring(node, attempt)
                 self.start(node)
-            for node in self.nodes:
+            for number, node in enumerate(self.nodes, 1):
                 self.ready(node)
+                self.lab.say(f"node {number}: the daemons are ready")
         except BaseException:
             self.lab.__exit__(*sys.exc_info())
             raise

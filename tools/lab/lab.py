@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -48,11 +48,13 @@ class Lab:
         cpus: int = 1,
         append: str = "",
         qemu: Sequence[str] = (),
-        verbose: bool = True,
+        say: Callable[[str], None] | None = None,
     ) -> None:
+        """``say`` is told how the start goes; without it the lab tells standard error, and its end too."""
         self.kernel = newest(kernel) if isinstance(kernel, str) else kernel
         self.disks = list(disks)
-        self.verbose = verbose
+        self.say = say or self._to_stderr
+        self._talkative = say is None
         self._began = time.monotonic()
         self._own_workdir = workdir is None
         self.workdir = workdir.absolute() if workdir else _new_workdir()
@@ -94,9 +96,8 @@ class Lab:
         members = self.etcd.members if self.etcd is not None else []
         return [f"http://{network.etcd_address(index)}" for index in range(len(members))]
 
-    def say(self, text: str) -> None:
-        if self.verbose:
-            print(f"lab {time.monotonic() - self._began:6.1f} s  {text}", file=sys.stderr, flush=True)
+    def _to_stderr(self, text: str) -> None:
+        print(f"lab {time.monotonic() - self._began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     def start(self) -> None:
         """Bring everything up; raises LostVM if a node does not come."""
@@ -104,17 +105,20 @@ class Lab:
         initramfs.build(self.kernel, self.workdir / "initramfs")
         for disk in self.disks:
             disk.start(self.workdir)
+        if self.disks:
+            self.say("the storage server is up")
         accel = accelerator(self.nodes[0]) if self.nodes else TCG
         for node in self.nodes:
             node.accel = accel
             node.start(wait=False)
-        self.say(f"{len(self.nodes)} nodes of {self.kernel.version} switched on ({accel}), {self.workdir}")
+        where = f", {self.workdir}" if self._talkative else ""
+        self.say(f"{len(self.nodes)} nodes of {self.kernel.version} are switched on ({accel}){where}")
         if self.etcd is not None:
             self.etcd.start()
             self.say(f"etcd answers at {self.etcd.url}")
-        for node in self.nodes:
+        for number, node in enumerate(self.nodes, 1):
             node.wait_up()
-            self.say(f"{node.name} answers")
+            self.say(f"node {number} has booted")
 
     def stop(self) -> None:
         """Pull all plugs and remove the lab's directory."""
@@ -127,7 +131,8 @@ class Lab:
         if self._own_workdir and "LAB_KEEP" not in os.environ:
             shutil.rmtree(self.workdir, ignore_errors=True)
         self._lock.close()
-        self.say("gone")
+        if self._talkative:
+            self.say("gone")
 
     def __enter__(self) -> Lab:
         try:

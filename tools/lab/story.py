@@ -201,8 +201,9 @@ def main(arguments: Sequence[str] = ()) -> int:
         print(f"[{time.monotonic() - began:6.1f} s] {line}", flush=True)
 
     say(f"two nodes with Debian's kernel {series} boot, an etcd and a storage server with a log of its own start")
+    say("(on emulated CPUs that takes most of a minute)")
     try:
-        with Cluster(series, verbose=False) as cluster:
+        with Cluster(series, say=lambda line: say(f"  {line}")) as cluster:
             say(
                 f"both nodes enforce (kernel {cluster.lab.kernel.version}): one policy, one rule for the LUN they share"
             )
