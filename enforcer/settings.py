@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What daemon and keeper run with: /etc/enforcer/enforcer.toml. Not policy: nothing here decides a use.
 
-Every setting is written once, as a field with its key, default and help. The parser, the listing that
-``--help`` shows, the JSON dump and the manual page are made from that, so that they cannot disagree. The
-keeper, which is small and locked into memory, reads the same file; so this module imports little.
+Every setting is written once, as a field with its key, default and help. The parser, the file that is installed
+and the JSON dump are made from that, and the manual page is held against it by a test, so that they cannot
+disagree. The keeper, which is small and locked into memory, reads the same file; so this module imports little.
 """
 
 from __future__ import annotations

@@ -24,26 +24,27 @@ from enforcer.settings import Settings
 log = logging.getLogger("enforcerd")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line, for ``main`` and for the tests of the manual page."""
+    made = argparse.ArgumentParser(
         prog="enforcerd",
         description="Asks the cluster before anything is mounted on this node.",
         epilog="example: enforcerd --audit-only --no-pin    # watch, refuse nothing, leave nothing behind",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, if not /etc/enforcer/enforcer.toml")
-    parser.add_argument(
+    made.add_argument("--config", type=Path, metavar="FILE", help="settings, if not /etc/enforcer/enforcer.toml")
+    made.add_argument(
         "--policy",
         type=Path,
         action="append",
         metavar="DIR",
         help="policy directory or file, instead of those of the settings",
     )
-    parser.add_argument("--audit-only", action="store_true", help="every rule only watches; nothing is refused")
-    parser.add_argument("--no-pin", action="store_true", help="the gate ends with this process")
-    parser.add_argument("--detach", action="store_true", help="take the gate out of force and exit")
-    parser.add_argument("--verbose", action="store_true", help="log more")
-    parser.add_argument("--version", action="version", version=f"enforcerd {__version__}")
-    return parser
+    made.add_argument("--audit-only", action="store_true", help="every rule only watches; nothing is refused")
+    made.add_argument("--no-pin", action="store_true", help="the gate ends with this process")
+    made.add_argument("--detach", action="store_true", help="take the gate out of force and exit")
+    made.add_argument("--verbose", action="store_true", help="log more")
+    made.add_argument("--version", action="version", version=f"enforcerd {__version__}")
+    return made
 
 
 def kernel_switch(cmdline: str) -> str:
@@ -132,7 +133,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="enforcerd: %(message)s",

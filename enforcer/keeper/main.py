@@ -154,15 +154,20 @@ async def _serve(keeper: Keeper) -> None:
     await keeper.run()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; returns the exit code."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line, for ``main`` and for the tests of the manual page."""
+    made = argparse.ArgumentParser(
         prog="enforcer-keeper",
         description="Keeps this node's session in the lease store alive.",
         epilog="example: enforcer-keeper --config /etc/enforcer/enforcer.toml",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, if not /etc/enforcer/enforcer.toml")
-    options = parser.parse_args(arguments)
+    made.add_argument("--config", type=Path, metavar="FILE", help="settings, if not /etc/enforcer/enforcer.toml")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="enforcer-keeper: %(message)s", stream=sys.stderr)
     try:
         if os.geteuid() != 0:
