@@ -46,9 +46,7 @@ class SettingsErrors(LocatedErrors):
 
 def _setting(default: T, help_text: str, *, key: str = "", kind: str = "string") -> T:
     """A field of a section. ``kind``: string, name, path, paths, strings, duration, store."""
-    metadata = {"help": help_text, "key": key, "kind": kind}
-    result: Any = field(default=default, metadata=metadata)  # dataclasses.field has the type of its default
-    return result  # type: ignore[no-any-return]
+    return field(default=default, metadata={"help": help_text, "key": key, "kind": kind})
 
 
 @dataclass(frozen=True, slots=True)

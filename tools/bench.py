@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from enforcer.cluster.sqlite_store import SqliteStore
@@ -69,7 +70,7 @@ def _decisions(seconds: float) -> Iterator[Result]:
     few, many = _policies()
     for policy in (few, many):
         assert decide(policy, intent).action is Action.LEASE
-        yield timed(f"policy decision, {len(policy.rules)} rules", lambda p=policy: decide(p, intent), seconds)  # type: ignore[misc]
+        yield timed(f"policy decision, {len(policy.rules)} rules", partial(decide, policy, intent), seconds)
 
 
 def _upcall(seconds: float) -> Result:

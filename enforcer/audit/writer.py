@@ -229,7 +229,7 @@ class AuditLog:
     def _moved(self) -> bool:
         """Whether the path no longer leads to the open file, as after logrotate's rename."""
         try:
-            there, here = os.stat(self._path, follow_symlinks=False), os.fstat(self._fd)  # noqa: PTH116
+            there, here = self._path.lstat(), os.fstat(self._fd)
         except OSError:
             return True
         return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)

@@ -152,9 +152,16 @@ def _by_rule(policy: Policy, rule: Rule, device: Device | None, facts: Facts, fs
         reason = f"rule {rule.id} wants a lease"
     multi_attached = True if facts.seen_by else rule.multi_attached  # a fact beats a statement
     return Decision(
-        action, rule.mode, reason, rule=rule.id, errno=rule.errno, wait_s=rule.wait_s, message=rule.message,
-        multi_attached=multi_attached, generation=policy.generation,
-    )  # fmt: skip
+        action,
+        rule.mode,
+        reason,
+        rule=rule.id,
+        errno=rule.errno,
+        wait_s=rule.wait_s,
+        message=rule.message,
+        multi_attached=multi_attached,
+        generation=policy.generation,
+    )
 
 
 def _trouble(device: Device, facts: Facts) -> str:
@@ -193,9 +200,13 @@ def _by_default(policy: Policy, device: Device | None, facts: Facts) -> Decision
         )
     if defaults.implicit is Implicit.DENY:
         return Decision(
-            Action.REFUSE, RuleMode.ENFORCE, "no rule permits it", default="implicit", errno=errno.EPERM,
+            Action.REFUSE,
+            RuleMode.ENFORCE,
+            "no rule permits it",
+            default="implicit",
+            errno=errno.EPERM,
             generation=policy.generation,
-        )  # fmt: skip
+        )
     return _pass(policy, "no rule matches", default="implicit")
 
 

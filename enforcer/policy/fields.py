@@ -84,9 +84,13 @@ class Fields:
     """One table of a document. ``known`` are its keys, ``later`` those of a later version."""
 
     def __init__(
-        self, document: Document, path: KeyPath, data: Mapping[str, object], known: Iterable[str],
+        self,
+        document: Document,
+        path: KeyPath,
+        data: Mapping[str, object],
+        known: Iterable[str],
         later: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.document = document
         self.path = path
         self.data = data

@@ -100,9 +100,7 @@ def _all_covered(wide: tuple[str, ...], narrow: tuple[str, ...]) -> bool:
 
 def _subject_covers(wide: Subject, narrow: Subject) -> bool:
     """True if each condition of ``wide`` is one of ``narrow``."""
-    return all(
-        getattr(wide, name) in (None, getattr(narrow, name)) for name in ("unit", "uid", "exe", "comm")
-    )  # fmt: skip
+    return all(getattr(wide, name) in (None, getattr(narrow, name)) for name in ("unit", "uid", "exe", "comm"))
 
 
 def _uses(rule: Rule) -> list[Problem]:

@@ -156,8 +156,11 @@ def test_a_lun_stays_multi_attached_when_the_other_node_falls_silent(one: Node, 
     one.run(
         "kill -9 $(cat /run/enforcer/enforcerd.lock) $(pgrep -f [e]nforcer.keeper); rm -f /run/enforcer/control.sock"
     )
-    nodes = lambda: {n["node"]: n["live"] for n in cluster.ask(two, "who").get("nodes", [])}  # noqa: E731
-    _until("the end of the session", 60, lambda: nodes().get("node-1") is False)
+
+    def silent() -> bool:
+        return {n["node"]: n["live"] for n in cluster.ask(two, "who").get("nodes", [])}.get("node-1") is False
+
+    _until("the end of the session", 60, silent)
     time.sleep(4)
     assert two.run(f"/run/attempt open {two.device(cluster.forgotten)}").rc == 1
     cluster.start(one)

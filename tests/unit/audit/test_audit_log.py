@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from enforcer.audit import writer
 from enforcer.audit.reader import files, find, follow, lines, read
 from enforcer.audit.verify import Verification, verify
+from enforcer.audit.view import Record
 from enforcer.audit.writer import AuditLog
 
 Disk = Callable[[int, bytes], int]
@@ -270,10 +271,10 @@ def test_following_the_file_survives_rotation(path: Path) -> None:
     fill(path, 2)
     found = follow(path, poll_s=0.0, from_start=True)
 
-    def upcoming(source: Iterator[object]) -> int:
+    def upcoming(source: Iterator[Record | None]) -> int:
         while (seen := next(source)) is None:
             pass
-        return seen.seq  # type: ignore[attr-defined,no-any-return]
+        return seen.seq
 
     assert [upcoming(found), upcoming(found)] == [1, 2]
     path.rename(path.with_name("audit.jsonl.1"))

@@ -230,11 +230,13 @@ def test_a_crafted_file_costs_no_time() -> None:
     assert time.monotonic() - began < 1
 
 
-def test_a_caller_that_is_gone_has_no_build_id_and_a_hung_disk_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_caller_that_is_gone_has_no_build_id_and_a_hung_disk_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = BuildIds(patience=0.05, proc=tmp_path)
     assert ids.request(1).value() == ""
     stuck = threading.Event()
-    ids._read = lambda pid: str(stuck.wait(5))  # type: ignore[method-assign,assignment,return-value]
+    monkeypatch.setattr(ids, "_read", lambda pid: str(stuck.wait(5)))
     began = time.monotonic()
     pending = [ids.request(pid) for pid in range(200)]
     assert {one.value() for one in pending} == {""}

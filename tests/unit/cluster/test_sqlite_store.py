@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,9 @@ def test_leases_and_the_token_counter_survive_a_restart(alone: Cluster) -> None:
         (lambda path: sqlite3.connect(path).execute("pragma user_version = 99"), "not of this version"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told_and_permits_nothing(alone: Cluster, prepare, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_cannot_be_used_is_told_and_permits_nothing(
+    alone: Cluster, prepare: Callable[[Path], object], said: str
+) -> None:
     prepare(Path(alone.where))
 
     async def scenario(c: Cluster) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -84,7 +85,7 @@ class TestSchema:
 
     schema = json.loads((SHIPPED / "schema.json").read_text())
     defs = schema["$defs"]
-    tables = {  # noqa: RUF012
+    tables: ClassVar = {
         "": schema,
         "defaults": defs["defaults"],
         "rule": defs["rule"],

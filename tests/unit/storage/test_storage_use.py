@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def line(number: int, dev: str, target: str, fstype: str, source: str, options: 
     return f"{number} 1 {dev} / {target} rw - {fstype} {source} {options}\n"
 
 
-def fake(table: dict[bytes, str]):  # type: ignore[no-untyped-def]
+def fake(table: dict[bytes, str]) -> Callable[[bytes], DevNum]:
     def device_of(path: bytes) -> DevNum:
         if path not in table:
             raise FileNotFoundError(path)
@@ -38,7 +39,10 @@ def nodes_for(machine: Machine, monkeypatch: pytest.MonkeyPatch, **numbers: str)
     for name, number in numbers.items():
         machine.write(f"dev/{name}", "")
         inodes[(machine.root / "dev" / name).stat().st_ino] = DevNum.parse(number)
-    pretend = lambda info: inodes.get(info.st_ino) or real(info)  # noqa: E731
+
+    def pretend(info: os.stat_result) -> DevNum | None:
+        return inodes.get(info.st_ino) or real(info)
+
     monkeypatch.setattr(nodes, "number_of", pretend)
     monkeypatch.setattr(mounts, "number_of", pretend)
 

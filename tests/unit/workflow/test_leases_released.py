@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from lab_node import A1, CANNOT_TELL, DISK, PART, PART2, SECOND, A, B, Node, run, turn
@@ -130,19 +131,26 @@ def test_who_asks_while_it_is_given_back_goes_to_the_store(node: Node) -> None:
     run(scenario())
 
 
-def test_a_permit_that_comes_while_the_release_waits_is_not_disturbed(node: Node) -> None:
+def test_a_permit_that_comes_while_the_release_waits_is_not_disturbed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The permitted caller is on its way to the device: CLOSING, even for a moment, would refuse it."""
 
     async def scenario() -> None:
         await node.hold(node.there[SECOND])
         closing: list[State] = []
         publish = node.leases._publish
+
+        def note() -> None:
+            publish()
+            closing.append(node.state(SECOND))
+
         async with node.leases._locked(frozenset({B})):
             releasing = asyncio.create_task(node.leases.release_unused())
             await turn()
             asked = asyncio.create_task(node.leases.acquire(node.there[SECOND], 2, {}, budget_s=5))
             await turn()
-            node.leases._publish = lambda: (publish(), closing.append(node.state(SECOND)))  # type: ignore[assignment]
+            monkeypatch.setattr(node.leases, "_publish", note)
         await asyncio.gather(asked, releasing)
         assert State.CLOSING not in closing and node.state(SECOND) is State.LIVE and node.store.calls == ["acquire"]
 
@@ -194,7 +202,7 @@ def test_the_loop_gives_back_and_survives(node: Node) -> None:
     run(scenario())
 
 
-def _fail_once():  # type: ignore[no-untyped-def]
+def _fail_once() -> Callable[[str], Awaitable[None]]:
     failed: list[str] = []
 
     async def fail(call: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab_node import Node, disk
 
@@ -122,6 +122,7 @@ def test_closing_is_stricter_than_live() -> None:
     assert table.entry(known(a, b)).state == State.CLOSING
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(grips, st.frozensets(resources, max_size=2)), max_size=5))
 def test_the_table_never_lags_behind(steps: list[tuple[dict[ResourceId, Grip], frozenset[ResourceId]]]) -> None:
     """Whatever changes are published, and in what order, every entry is what entry() says now."""
