@@ -7,13 +7,16 @@ a lease alive that has expired, and most bring gRPC and protobuf, tens of MiB, i
 in memory. The gateway (https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/) needs none of it. Its traits:
 bytes are base64, int64 are strings, fields that are zero or false are left out.
 
-Three rules follow from how etcd fails:
+Four rules follow from how etcd fails:
 
 - A hung server keeps its TCP connections open, so each try has its own short time-out (0.7 s) and the next
   try goes to the next endpoint, all within the budget of the call. A member that was cut off holds a request
   for 7 s.
 - A request whose answer was lost may have been carried out. ``retry=False`` sends at most once, so that a
   caller who writes can look before it writes again.
+- A cluster without a quorum refuses connections here, hangs there, and never says in its answers to reads what is
+  wrong. So the last part of a budget is kept to ask every member whether it knows a leader: whoever is refused a
+  mount for it should read "no quorum" and not the last of a dozen socket errors.
 - What comes back is a stranger's text. Whatever is not a complete, well-formed answer of a sane size is
   StoreUnavailable: no answer at all, never a crash and never a permit.
 
@@ -39,6 +42,8 @@ MAX_ANSWER = 16 << 20  # bytes; etcd's own limit for one request is 1.5 MiB, a r
 MAX_HEADERS = 64
 MAX_IDLE = 4  # connections kept per endpoint
 PAUSE_S = 0.02  # between two tries
+LOOK_S = 0.3  # at most, at the end of a budget, to find out why there was no answer
+SPARE_S = 0.2  # at most, of a budget, left to the caller: its own time-out must not come before our reason
 
 # HTTP statuses that no repetition cures.
 PERMANENT = frozenset({400, 401, 403, 404, 405, 409, 501})
@@ -196,15 +201,16 @@ class EtcdClient:
     async def call(self, path: str, body: Mapping[str, object], *, budget_s: float, retry: bool = True) -> Json:
         """POST ``body`` to ``/v3`` + path and return the answer.
 
-        Raises StoreUnavailable if there is none within ``budget_s`` seconds (or, with ``retry=False``, as
-        soon as a request that was sent got no usable answer: it may have been carried out), EtcdRefused if
-        etcd will never fulfil the request.
+        Raises StoreUnavailable, which tells a lost quorum from other silence, if there is none within
+        ``budget_s`` seconds (or, with ``retry=False``, as soon as a request that was sent got no usable answer:
+        it may have been carried out), EtcdRefused if etcd will never fulfil the request.
         """
         payload = json.dumps(body, separators=(",", ":")).encode("ascii")
         clock = asyncio.get_running_loop().time
         end = clock() + budget_s
+        look_s, spare_s = min(LOOK_S, budget_s / 8), min(SPARE_S, budget_s / 8)
         trouble = "no time was left"
-        while (left := end - clock()) > 0:
+        while (left := end - look_s - spare_s - clock()) > 0:
             endpoint = self.endpoints[self._at % len(self.endpoints)]
             connection: _Connection | None = None
             try:
@@ -234,8 +240,42 @@ class EtcdClient:
                 self._at += 1
             if sent and not retry:
                 break
-            await asyncio.sleep(min(PAUSE_S, max(0.0, end - clock())))
-        raise StoreUnavailable(f"the lease store did not answer: {trouble}", hint="enforcer doctor")
+            await asyncio.sleep(min(PAUSE_S, max(0.0, left)))
+        raise StoreUnavailable(
+            f"the lease store did not answer: {await self._why(trouble, look_s)}", hint="enforcer doctor"
+        )
+
+    async def _why(self, trouble: str, within_s: float) -> str:
+        """The reason for a silence, from what each member says of itself; ``trouble`` is that of the last try."""
+        known = await asyncio.gather(*(self._knows_leader(endpoint, within_s) for endpoint in self.endpoints))
+        answering = [knows for knows in known if knows is not None]
+        if not answering:
+            return f"it is out of reach ({len(known)} tried, the last one: {trouble})"
+        if any(answering):
+            return trouble
+        verb = "answers and knows" if len(answering) == 1 else "answer and know"
+        return f"it has no quorum now ({len(answering)} of {len(known)} members {verb} no leader)"
+
+    async def _knows_leader(self, endpoint: Endpoint, within_s: float) -> bool | None:
+        """Whether a member knows a leader; True as well if it will not say, None if it does not answer.
+
+        ``leader`` is left out of the answer if it is zero, raft's word for none (StatusResponse, rpc.proto). The
+        member answers for itself, so this takes a millisecond even without a quorum.
+        """
+        connection: _Connection | None = None
+        try:
+            async with asyncio.timeout(within_s):
+                connection = await self._connect(endpoint)
+                status, raw = await connection.post("/v3/maintenance/status", b"{}", self._headers)
+            answer = _parse(raw, status)
+            return answer is None or answer.get("leader", "0") not in ("0", 0)
+        except EtcdRefused:
+            return True
+        except (TimeoutError, OSError, EOFError, ValueError, RecursionError):
+            return None
+        finally:
+            if connection is not None:
+                connection.abort()
 
     async def _connect(self, endpoint: Endpoint) -> _Connection:
         idle = self._idle.get(endpoint, [])

@@ -109,11 +109,13 @@ class EtcdSession:
         facts = self.facts
         if facts is None:
             raise LeaseLost("this node has no session in the lease store")
+        clock = asyncio.get_running_loop().time
+        end = clock() + budget_s
         t0 = boot_ns()
         try:
             async with asyncio.timeout(budget_s):
                 ttl_s = await self._etcd.lease_keepalive(facts.lease_id, budget_s=budget_s)
-                found = await self._look()
+                found = await self._look(budget_s=max(0.0, end - clock()))
         except TimeoutError:
             raise StoreUnavailable(f"the session was not renewed within {budget_s:.1f} s") from None
         except LeaseLost:
@@ -135,11 +137,11 @@ class EtcdSession:
         if facts is not None:
             await self._etcd.lease_revoke(facts.lease_id, budget_s=budget_s)
 
-    async def _look(self) -> tuple[Holder, int, int] | None:
+    async def _look(self, *, budget_s: float = CALL_S) -> tuple[Holder, int, int] | None:
         """Who has our name now: holder, id of its TTL lease, create revision."""
         node = self.holder.node
         fence = self._layout.fence(node, self.holder.boot_id)
-        answer = await self._etcd.read([get(self._layout.node(node)), get(fence)], budget_s=CALL_S)
+        answer = await self._etcd.read([get(self._layout.node(node)), get(fence)], budget_s=budget_s)
         records, fences = answer.ranges
         if fences:
             self.facts = None

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two nodes with enforcerd and enforcer-keeper on them, one LUN with two partitions and two plain ones, one etcd: what
-the story and the tests in virtual machines stand on.
+"""Two nodes with enforcerd and enforcer-keeper on them, one LUN with two partitions and two plain ones, an etcd of
+three members: what the story and the tests in virtual machines stand on.
 
 The programs run from the checkout by the very interpreter that runs the lab, seen by the guests through their root
 file system; nothing is installed in them.
@@ -69,7 +69,7 @@ progress_timeout = "8s"
 
 
 class Cluster:
-    """A lab whose nodes enforce. ``store``: etcd or sqlite."""
+    """A lab whose nodes enforce. ``store``: etcd or sqlite; ``members`` of etcd."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Cluster:
         policy: str = POLICY,
         disks: Sequence[SharedDisk] = (),
         ttl_s: int = 20,
+        members: int = 3,
         say: Callable[[str], None] | None = None,
         workdir: Path | None = None,
     ) -> None:
@@ -92,7 +93,7 @@ class Cluster:
         self.private = SharedDisk("private", 32 << 20, wwn=0x5000D1000000000A, serial="OWN", nodes=(2,))
         self.forgotten = SharedDisk("forgotten", 32 << 20, wwn=0x5000D2000000000A, serial="FORGOTTEN")
         everything = [self.disk, self.ext4, self.xfs, self.twin, self.private, self.forgotten, *disks]
-        self.lab = Lab(kernel, nodes, everything, workdir, etcd=store == "etcd", say=say)
+        self.lab = Lab(kernel, nodes, everything, workdir, etcd=members if store == "etcd" else 0, say=say)
         self.nodes = self.lab.nodes
 
     def __enter__(self) -> Cluster:
@@ -118,7 +119,7 @@ class Cluster:
 
     def configure(self, node: Node) -> None:
         """Write settings, policy and start scripts of one node."""
-        endpoints = 'endpoints = ["http://10.0.77.100:2379"]' if self.store == "etcd" else ""
+        endpoints = f"endpoints = {json.dumps(self.lab.etcd_urls)}" if self.store == "etcd" else ""
         name = node.name.replace("node", "node-")
         node.put(
             "/etc/enforcer/enforcer.toml",

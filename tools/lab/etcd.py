@@ -2,11 +2,16 @@
 """An etcd on the host's loopback for the guests' leases; its ports are its own, its data the lab's.
 
 A real server, because a store's answers under failure are what is tested: it can be stopped, killed, frozen
-and started again on the same data and ports. ``members`` > 1 makes a cluster that can lose its quorum.
+and started again on the same data and ports. ``size`` > 1 makes a cluster that can lose its leader or its quorum.
+What it holds is read through the JSON gateway by a few lines of its own here, which share nothing with the product.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
+import json
 import signal
 import socket
 import subprocess
@@ -14,6 +19,7 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tools.lab import process
 
@@ -53,12 +59,23 @@ class Member:
         return f"http://127.0.0.1:{self.peer_port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One key as etcd holds it; ``lease`` is the id of the TTL lease that it hangs on, 0 for none."""
+
+    value: Any  # JSON, read
+    create_revision: int
+    mod_revision: int
+    lease: int
+
+
 @dataclass(slots=True)
 class EtcdServer:
-    """One member, or several."""
+    """One member, or several. An election takes one to two times ``election_ms``, ten heartbeats."""
 
     workdir: Path
     size: int = 1
+    election_ms: int = 1000  # etcd's default
     members: list[Member] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -96,6 +113,8 @@ class EtcdServer:
             f"--initial-advertise-peer-urls={member.peer_url}",
             "--initial-cluster=" + ",".join(f"{other.name}={other.peer_url}" for other in self.members),
             "--initial-cluster-token=" + self.workdir.name,
+            f"--heartbeat-interval={self.election_ms // 10}",
+            f"--election-timeout={self.election_ms}",
             "--logger=zap",
             "--log-level=warn",
         ]
@@ -111,14 +130,53 @@ class EtcdServer:
         except OSError:
             return False
 
+    def leader(self, *, wait_s: float = 20.0) -> int:
+        """Which member leads, by what a member says that answers. Raises EtcdError if none is elected in time."""
+        end = time.monotonic() + wait_s
+        while time.monotonic() < end:
+            for index, member in enumerate(self.members):
+                try:
+                    said = _post(member, "/maintenance/status", {})
+                except OSError:
+                    continue
+                if said.get("leader", "0") != "0" and said["leader"] == said["header"]["member_id"]:
+                    return index
+            time.sleep(0.05)
+        raise EtcdError(f"no member of {self.size} leads after {wait_s:.0f} s")
+
+    def records(self, prefix: str, *, wait_s: float = 20.0) -> dict[str, Record]:
+        """All keys below a prefix, by a linearizable read through any member. Raises EtcdError."""
+        ask = {"key": _b64(prefix), "range_end": _b64(prefix[:-1] + chr(ord(prefix[-1]) + 1))}
+        end, trouble = time.monotonic() + wait_s, OSError("not tried")
+        while time.monotonic() < end:
+            for member in self.members:
+                try:
+                    found = _post(member, "/kv/range", ask).get("kvs", [])
+                except OSError as error:
+                    trouble = error
+                    continue
+                return {
+                    base64.b64decode(kv["key"]).decode(): Record(
+                        json.loads(base64.b64decode(kv["value"])),
+                        int(kv["create_revision"]),
+                        int(kv["mod_revision"]),
+                        int(kv.get("lease", 0)),
+                    )
+                    for kv in found
+                }
+        raise EtcdError(f"no member answers a read: {trouble}")
+
     def _signal(self, number: signal.Signals, member: int | None) -> None:
         for index, one in enumerate(self.members):
             if member in (None, index) and one.process is not None and one.process.poll() is None:
                 one.process.send_signal(number)
 
     def pause(self, member: int | None = None) -> None:
-        """Freeze all members, or one: connections stay open and nothing answers."""
+        """Freeze all members, or one: connections stay open and nothing answers, from the return of this on."""
         self._signal(signal.SIGSTOP, member)
+        for index, one in enumerate(self.members):
+            if member in (None, index) and one.process is not None and one.process.poll() is None:
+                _wait_stopped(one.process.pid)
 
     def resume(self, member: int | None = None) -> None:
         self._signal(signal.SIGCONT, member)
@@ -136,6 +194,29 @@ class EtcdServer:
             if one.process is not None:
                 process.stop(one.process)
                 one.process = None
+
+
+def _wait_stopped(pid: int) -> None:
+    """Until every thread of a process has stopped: the signal's return does not mean that it has arrived."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that ended before it could stop
+            while b") T " not in (task / "stat").read_bytes():
+                time.sleep(0.001)
+
+
+def _b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _post(member: Member, path: str, body: dict[str, str]) -> dict[str, Any]:
+    """One request to a member's gateway. Raises OSError."""
+    request = urllib.request.Request(member.url + "/v3" + path, json.dumps(body).encode())
+    try:
+        with urllib.request.urlopen(request, timeout=1) as answer:
+            said: dict[str, Any] = json.load(answer)
+    except (http.client.HTTPException, ValueError) as error:  # it ended in mid-answer
+        raise OSError(f"{member.name}: {error}") from error
+    return said
 
 
 def _knows(option: str) -> bool:

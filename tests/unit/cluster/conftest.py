@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from lab_cluster import Cluster, EtcdServer, serve
 
+from tools.lab.etcd import EtcdServer as Members
+
 
 @pytest.fixture(scope="session")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
@@ -18,6 +20,25 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     server.go_on()
     server.process.kill()
     server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    """Three members for all tests that hurt them; fast elections, so that none need wait long."""
+    members = Members(tmp_path_factory.mktemp("etcd3"), 3, election_ms=300)
+    members.start()
+    yield members
+    members.stop()
+
+
+@pytest.fixture
+def members(three: Members) -> Iterator[Members]:
+    """All three up and led at the beginning, whatever the test before has done to them."""
+    three.resume()
+    three.start()
+    three.leader()
+    yield three
+    three.resume()
 
 
 @pytest.fixture(params=["sqlite", "etcd"])
