@@ -15,7 +15,7 @@ from enforcer.cluster import etcd_session
 from enforcer.cluster.etcd_http import EtcdClient
 from enforcer.cluster.etcd_session import EtcdSession, margin_s
 from enforcer.model.clock import boot_ns
-from enforcer.model.errors import BadConfiguration, LeaseLost
+from enforcer.model.errors import BadConfiguration, LeaseLost, StoreUnavailable
 from enforcer.model.lease import Holder
 
 
@@ -117,6 +117,24 @@ def test_a_session_whose_answer_was_lost_is_found_again(etcd_cluster: Cluster, e
             assert proxy.met == 1
             assert one.facts == facts
             await one.renew()
+
+    play(etcd_cluster, scenario)
+
+
+def test_a_renewal_whose_second_half_is_silent_tells_why_and_moves_no_deadline(
+    etcd_cluster: Cluster, etcd: EtcdServer
+) -> None:
+    async def scenario(c: Cluster) -> None:
+        async with Proxy(etcd.url) as proxy:
+            one = session(c, "boot-1", "s1", url=proxy.url)
+            await one.open()
+            before = one.deadline_ns
+            proxy.fate, proxy.wanted = "delay", lambda request: b"/v3/kv/txn" in request
+            begun = time.monotonic()
+            with pytest.raises(StoreUnavailable, match=r"did not answer: .*no answer within"):
+                await one.renew(budget_s=0.5)
+            assert time.monotonic() - begun < 0.8
+            assert one.deadline_ns == before, "a keep-alive alone is no renewal"
 
     play(etcd_cluster, scenario)
 
