@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the daemon does about events of the kernel that nobody asks about: uses that begin and end, devices that come
 and change, and refusals that the guard gave by itself. The last get their record here, so that an intent refused
-without an ask still has one.
+without an ask still has one, with the holder as far as the store's last word tells it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from enforcer.cluster import conflicts
 from enforcer.kernel.abi import Alarm, EventFlag, EventKind, Op, State
 from enforcer.kernel.events import KernelEvent
 from enforcer.model.escape import from_bytes
 from enforcer.model.intent import Caller, Effect, Intent, Source, Verdict
+from enforcer.model.lease import HeldLease, Liveness
 from enforcer.model.resource import UseKind
 from enforcer.policy.rules import Policy
 from enforcer.workflow import callers
@@ -108,6 +110,12 @@ class Reactions:
         if known is not None:
             intent = replace(intent, device=known.device)
         reason = _WHY.get(State(event.state), "no live lease") if event.state in set(State) else "no live lease"
+        blocking: tuple[HeldLease, ...] = ()
+        if known is not None and event.state in (State.FREE, State.ELSEWHERE):
+            held = self._leases.held_by_others(known.device)
+            blocking = tuple(other for other in held if not conflicts.may_take_over(other))
+        if blocking:
+            reason = conflicts.refusal(blocking).reason
         fail_mode = EventFlag.FAIL_MODE in event.flags
         if fail_mode:
             reason = f"enforcerd did not answer and {reason}"
@@ -118,9 +126,13 @@ class Reactions:
             reason,
         )
         if known is not None:
-            verdict = replace(verdict, rule=known.guarding.rule, default=known.guarding.default)
-            hint = "take the lease first" if not fail_mode and event.state == State.FREE else ""
-            verdict = replace(verdict, remedy=hint)
+            verdict = replace(
+                verdict,
+                rule=known.guarding.rule,
+                default=known.guarding.default,
+                blocking=blocking,
+                remedy="" if fail_mode else _remedy(event.state, blocking, intent),
+            )
         self._record(intent, verdict)
 
     def _no_answer(self, event: KernelEvent) -> None:
@@ -167,3 +179,24 @@ class Reactions:
 
     def _verdict(self, effect: Effect, number: int, source: Source, reason: str) -> Verdict:
         return Verdict(effect, number, source, reason, generation=self._policy().generation, store=self._store)
+
+
+def _remedy(state: int, blocking: tuple[HeldLease, ...], intent: Intent) -> str:
+    """What to type after a refusal by the guard alone.
+
+    An opener inside the kernel (nvmet, LIO, bcache, drbd) cannot ask for a lease, but it works under one that is live,
+    and its own open then keeps that lease. Any open for writing takes it.
+    """
+    if blocking and not any(other.liveness is Liveness.LIVE for other in blocking):
+        return conflicts.refusal(blocking).remedy
+    match state:
+        case State.LIVE:
+            return "systemctl status enforcer-keeper"
+        case State.FREE | State.ELSEWHERE if intent.kind is not UseKind.MOUNT and intent.device is not None:
+            name = f"/dev/{intent.device.name.replace('!', '/')}"
+            holders = ", ".join(dict.fromkeys(other.lease.holder.node for other in blocking))
+            first = f"end its use on {holders}; then hold" if blocking else "hold"
+            return f"{first} {name} open for writing while it is taken: exec 9<>{name}; try again; exec 9>&-"
+        case State.FREE | State.ELSEWHERE if blocking:
+            return "enforcer who"
+    return "try again"

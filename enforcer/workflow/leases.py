@@ -178,6 +178,11 @@ class Leases:
         held = [most_specific(self._held, r) for r in device.resources]
         return all(h is not None and self._held[h].hold is Hold.LIVE for h in held)
 
+    def held_by_others(self, device: Device) -> tuple[HeldLease, ...]:
+        """What other nodes hold of what the device lies on, as the store was last read."""
+        mine = device.resources
+        return tuple(h for r, h in sorted(self._elsewhere.items()) if any(r.meets(own) for own in mine))
+
     def busy(self, dev: DevNum) -> bool:
         """True unless nothing uses the device; counts that are known to be left over do not count."""
         return self._uses.busy(dev)

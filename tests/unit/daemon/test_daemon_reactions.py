@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_node import PART, SECOND, B, Node, disk, run
+from lab_node import OTHER, PART, SECOND, A, B, Node, disk, run
 
 from enforcer.daemon import reactions as module
 from enforcer.daemon.reactions import Reactions
@@ -64,30 +65,72 @@ def watched(node: Node) -> Watched:
 # -- the guard alone ---------------------------------------------------------------------------------------------
 
 
+HOLD_OPEN = "hold /dev/sdb open for writing while it is taken: exec 9<>/dev/sdb; try again; exec 9>&-"
+
+
 @pytest.mark.parametrize(
-    ("state", "reason"),
+    ("state", "reason", "remedy"),
     [
-        (State.UNKNOWN, "the device has not been classified yet"),
-        (State.FREE, "no lease is held here"),
-        (State.LIVE, "the lease's deadline has passed"),
-        (State.CLOSING, "the lease is being given back"),
-        (State.ELSEWHERE, "another node holds it"),
-        (State.UNGUARDED, "no live lease"),
-        (77, "no live lease"),
+        (State.UNKNOWN, "the device has not been classified yet", "try again"),
+        (State.FREE, "no lease is held here", HOLD_OPEN),
+        (State.LIVE, "the lease's deadline has passed", "systemctl status enforcer-keeper"),
+        (State.CLOSING, "the lease is being given back", "try again"),
+        (State.ELSEWHERE, "another node holds it", HOLD_OPEN),
+        (State.UNGUARDED, "no live lease", "try again"),
+        (77, "no live lease", "try again"),
     ],
 )
-def test_a_refusal_of_the_guard_has_one_record(watched: Watched, state: int, reason: str) -> None:
+def test_a_refusal_of_the_guard_has_one_record(watched: Watched, state: int, reason: str, remedy: str) -> None:
     watched.on(EventKind.GUARD_REFUSED, state=state, error=-errno.EACCES)
     intent, verdict = watched.only()
     assert (verdict.effect, verdict.errno, verdict.source) == (Effect.REFUSE, errno.EACCES, Source.GUARD)
     assert verdict.reason == reason and verdict.blocking == () and verdict.token == 0
     assert (verdict.rule, verdict.generation, verdict.store) == ("san", 7, "fake")
-    assert (verdict.remedy != "") == (state == State.FREE)
+    assert verdict.remedy == remedy
     assert (intent.id, intent.kind, intent.dev, intent.source) == (5, UseKind.WRITE_OPEN, SECOND, "/dev/sdb")
     assert intent.device is not None and intent.device.resources == (B,)
     assert (intent.caller.pid, intent.caller.tid, intent.caller.uid) == (7, 8, 1000)
     assert intent.caller.comm == "mo\\x1bunt" and intent.caller.syscall == "mount"
     assert watched.reactions.counts["guard_refusals"] == 1
+
+
+def _held_by_other(watched: Watched) -> None:
+    watched.node.store.hold(B)
+    watched.node.store.hold(A)  # of another LUN: not in the way
+    run(watched.node.leases.refresh())
+
+
+@pytest.mark.parametrize("state", [State.ELSEWHERE, State.FREE])
+def test_a_refusal_of_the_guard_names_the_holder(watched: Watched, state: State) -> None:
+    _held_by_other(watched)
+    watched.on(EventKind.GUARD_REFUSED, state=state, error=-errno.EBUSY)
+    _, verdict = watched.only()
+    assert [(b.lease.holder.node, b.lease.resource) for b in verdict.blocking] == [("node-2", B)]
+    assert verdict.reason == "in use on node-2 since 2026-01-01T00:00:00Z"
+    assert verdict.remedy == f"end its use on node-2; then {HOLD_OPEN}"
+
+
+def test_a_mount_that_the_guard_refuses_is_not_told_to_open_the_device(watched: Watched) -> None:
+    _held_by_other(watched)
+    watched.on(EventKind.GUARD_REFUSED, state=State.ELSEWHERE, error=-errno.EBUSY, flags=EventFlag.IN_MOUNT)
+    assert watched.only()[1].remedy == "enforcer who"
+
+
+def test_a_stranded_holder_is_named_with_the_command_to_type(watched: Watched) -> None:
+    del watched.node.store.present["node-2"]
+    _held_by_other(watched)
+    watched.on(EventKind.GUARD_REFUSED, state=State.ELSEWHERE, error=-errno.EBUSY)
+    _, verdict = watched.only()
+    assert verdict.blocking and "stranded: node-2" in verdict.reason
+    assert verdict.remedy == "enforcer fence confirm node-2 --boot-id boot-9"
+
+
+def test_a_holder_that_is_proven_silent_is_in_nobodys_way(watched: Watched) -> None:
+    watched.node.store.present["node-2"] = replace(OTHER, boot_id="boot-10")
+    _held_by_other(watched)
+    watched.on(EventKind.GUARD_REFUSED, state=State.ELSEWHERE, error=-errno.EBUSY)
+    _, verdict = watched.only()
+    assert verdict.blocking == () and verdict.remedy == HOLD_OPEN
 
 
 def test_what_the_guard_would_have_refused(watched: Watched) -> None:
