@@ -88,7 +88,8 @@ int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const
 	if (data && bpf_probe_read_kernel_str(a->options, sizeof(a->options), data) == sizeof(a->options))
 		a->flags |= ENF_ASK_OPTIONS_CUT;
 	a->mount_flags = flags;
-	bpf_d_path((struct path *)path, a->target, sizeof(a->target));
+	if (bpf_d_path((struct path *)path, a->target, sizeof(a->target)) < 0)
+		a->target[0] = 0; /* too long: its tail must not pass for the whole */
 	answer = put_ask(a);
 	if (answer == INTERRUPTED) {
 		error = interrupted();

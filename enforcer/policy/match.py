@@ -118,7 +118,7 @@ def _match_mount(match: Match, intent: Intent) -> Answer:
     for globs, value in (
         (match.fstype, intent.fstype),
         (match.target, intent.target),
-        (match.source, intent.source),
+        (match.source, "" if intent.source_cut else intent.source),
     ):
         if not globs:
             continue

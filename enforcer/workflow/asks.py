@@ -160,7 +160,7 @@ class Asks:
         verdict, unique = pending.verdict, pending.unique
         if verdict is None or unique is None:
             return
-        if not pending.recorded:
+        if not pending.recorded and verdict.final:
             pending.recorded = True
             await self._record(pending, verdict)
         if pending.unique != unique:

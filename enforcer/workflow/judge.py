@@ -56,6 +56,7 @@ class Judge:
             caller=question.caller(),
             fstype=from_bytes(question.fstype),
             source=from_bytes(question.source),
+            source_cut=abi.AskFlag.SOURCE_CUT in question.flags,
             target=from_bytes(question.target),
             read_only=abi.AskFlag.READ_ONLY in question.flags,
             dev=question.dev,
@@ -79,7 +80,10 @@ class Judge:
         decision, intent = self._decide_set(policy, intent, facts, others)
         stages["policy"] = boot_ns() - began
         if decision.action is Action.PASS:
-            return intent, self._verdict(decision, Effect.PERMIT, decision.source, decision.reason, stages)
+            passed = self._verdict(decision, Effect.PERMIT, decision.source, decision.reason, stages)
+            # no device that we can see: if the type needs one, the superblock's own ask knows which
+            blind = question.op is abi.Op.SB_MOUNT and intent.dev is None and not decision.rule
+            return intent, replace(passed, final=not blind)
         if decision.action is Action.REFUSE:
             return intent, self._refusal(decision, intent, decision.source, decision.reason, stages)
         began = boot_ns()

@@ -210,6 +210,12 @@ class TestTypesWithoutDevice:
         assert decide(other, self.nfs).action is Action.PASS
         assert decide(other, replace(self.nfs, source="")).action is Action.REFUSE
 
+    def test_the_beginning_of_a_source_is_not_the_source(self) -> None:
+        long = replace(self.nfs, source="f:" + "/" * 1000, source_cut=True)
+        assert decide(policy(rule(match=Match(source=("f:*x",)))), long).action is Action.REFUSE
+        some = policy(rule("off", mode=RuleMode.OFF, match=Match(source=("f:*",))), rule(match=Match(fstype=("nfs",))))
+        assert decide(some, long).action is Action.REFUSE
+
     def test_handling(self) -> None:
         def handling(mode: RuleMode, **defaults: object) -> FsHandling:
             some = policy(rule(mode=mode, match=Match(fstype=("tmpfs",))), **defaults)

@@ -21,7 +21,7 @@ from enforcer.policy.rules import Implicit, Mask, Match, MultiAttached, Rule, Ru
 from enforcer.policy.rules import RuleVerdict as Wants
 from enforcer.storage.dmtable import DmTableError
 from enforcer.workflow import judge as module
-from enforcer.workflow.judge import Question
+from enforcer.workflow.resolver import Question
 
 ONLY_OTHER = replace(SAN, match=replace(SAN.match, subject=Subject(comm=Mask("other"))))
 FREE_FOR_PROG = Rule("free", SAN.on, RuleMode.OFF, replace(SAN.match, subject=Subject(comm=Mask("prog"))))
@@ -209,3 +209,22 @@ def test_an_ask_is_copied_out_of_the_table() -> None:
     assert (copied.dev, copied.fstype, copied.flags) == (SECOND, b"ext4", AskFlag.READ_ONLY)
     with pytest.raises(ValueError, match="99"):
         Question.of(abi.Ask(op=99))
+
+
+@pytest.mark.parametrize(
+    ("asked", "final"),
+    [
+        (mount(None, source=b"/dev/none"), False),
+        (mount(None, op=Op.SB_ALLOC), True),
+        (mount(LOCAL), True),
+        (mount(), True),
+    ],
+)
+def test_a_permit_without_a_device_is_not_the_last_word(court: Court, asked: Question, final: bool) -> None:
+    assert court.judge(replace(asked, asked_ns=boot_ns()))[1].final is final
+
+
+def test_what_a_rule_says_of_a_type_without_a_device_is_the_last_word(court: Court) -> None:
+    court.rules(Rule("off", SAN.on, RuleMode.OFF, Match(fstype=("9p",))))
+    _, verdict = court.judge(mount(None, fstype=b"9p"))
+    assert (verdict.effect, verdict.rule, verdict.final) == (Effect.PERMIT, "off", True)

@@ -7,7 +7,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -136,6 +136,16 @@ def test_one_ask_one_answer_one_record() -> None:
     assert (unique, reply.nonce, reply.intent, reply.verdict) == (11, 77, 3, 0)
     assert kernel.done == [(3, PERMIT)] and kernel.asks_.waiting() == 0
     assert kernel.asks_.counts == {"asks": 1, "joined": 0, "permits": 1, "refusals": 0, "would_refuse": 0}
+
+
+def test_a_permit_that_a_later_gate_judges_again_has_no_record() -> None:
+    async def scenario(kernel: Kernel) -> None:
+        kernel.ask(11, intent=3)
+        kernel.says(replace(PERMIT, final=False))
+        await turn()
+
+    kernel = play(scenario)
+    assert [reply.verdict for _, reply in kernel.answers] == [0] and kernel.done == []
 
 
 @pytest.mark.parametrize(("verdict", "word"), [(REFUSE, -errno.EBUSY), (PERMIT, 0)])
