@@ -55,12 +55,12 @@ class Intent:
     caller: Caller
     fstype: str = ""
     source: str = ""
-    source_cut: bool = False  # it was longer than the kernel hands on: ``source`` is only how it begins
     target: str = ""
     read_only: bool = False
     dev: DevNum | None = None
     device: Device | None = None
     asked_ns: int = 0  # CLOCK_BOOTTIME at which the kernel asked
+    source_cut: bool = False  # the source was longer than the kernel hands on: ``source`` is only how it begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,6 @@ class Verdict:
     token: int = 0
     blocking: tuple[HeldLease, ...] = ()
     remedy: str = ""
-    final: bool = True  # False: a later gate judges the same intent, and its verdict is the one for the record
     stages_ns: dict[str, int] = field(default_factory=dict)  # latency by stage: classify, policy, store, prepare
     carrier: bool = False  # a multipath map takes its paths: no lease, and no use
+    final: bool = True  # False: a later gate judges the same intent, and its verdict is the one for the record

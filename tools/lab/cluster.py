@@ -24,6 +24,8 @@ from tools.lab.vm import CommandFailed, Node, Spawned
 CHECKOUT = Path(__file__).resolve().parents[2]
 WWN = 0x5000C50015EA71AC
 NAME = f"wwn-0x{WWN:016x}"
+HOSTILE_SERIAL = "OWN\x1b[2J\n\"',\udcff"  # what a disk may say of itself; a serial has at most 36 bytes in QEMU
+EXPORT = "export"  # mount tag of a directory of the host that every node can mount: 9p, a source without a device
 
 POLICY = """
 [defaults]
@@ -90,11 +92,15 @@ class Cluster:
         self.xfs = SharedDisk("xfs", 320 << 20, wwn=WWN + 2, serial="LUN3")
         # two paths, and slow enough to look at a write while it goes on: 6 MB a second
         self.twin = SharedDisk("twin", 96 << 20, wwn=WWN + 3, serial="LUN4", paths=2, filters=("rate", "rate=48M"))
-        self.private = SharedDisk("private", 32 << 20, wwn=0x5000D1000000000A, serial="OWN", nodes=(2,))
+        self.private = SharedDisk("private", 32 << 20, wwn=0x5000D1000000000A, serial=HOSTILE_SERIAL, nodes=(2,))
         self.forgotten = SharedDisk("forgotten", 32 << 20, wwn=0x5000D2000000000A, serial="FORGOTTEN")
         everything = [self.disk, self.ext4, self.xfs, self.twin, self.private, self.forgotten, *disks]
         self.lab = Lab(kernel, nodes, everything, workdir, etcd=members if store == "etcd" else 0, say=say)
         self.nodes = self.lab.nodes
+        shared = self.lab.workdir / EXPORT
+        shared.mkdir(exist_ok=True)
+        for node in self.nodes:
+            node.qemu += ("-virtfs", f"local,path={shared},mount_tag={EXPORT},security_model=none,readonly=on")
 
     def __enter__(self) -> Cluster:
         self.lab.__enter__()
