@@ -30,7 +30,7 @@ unit: packages-lab ready ## Tests that need no privilege
 vm: series root packages-lab ready ## Tests in virtual machines; KERNEL=6.12 for one series
 	@exec $(VENV)/bin/python -m tools.test $(if $(KERNEL),vm-$(KERNEL),vm)
 
-bench: packages-build ready ## Verdicts and leases per second on this machine
+bench: root packages-lab ready ## What a verdict costs, each figure beside its counterpart of the same run
 	@exec $(VENV)/bin/python -m tools.bench
 
 build: packages-build ready ## The compiled kernel programs, and the wheel in dist/

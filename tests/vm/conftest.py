@@ -7,10 +7,14 @@ What is marked ``full`` runs on the series 6.12 only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 
 import pytest
+from rich.console import Console
 
+from tools import figures
+from tools.figures import Figure
 from tools.lab import ways
 from tools.lab.cluster import Cluster
 from tools.lab.story import Story
@@ -23,6 +27,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: runs on the series 6.12 only")
+
+
+TAKEN = pytest.StashKey[list[Figure]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Figures are to be seen in the log of a run that passed, too."""
+    if taken := config.stash.get(TAKEN, []):
+        terminalreporter.section("figures (where CPUs are emulated, only the ratios mean something)")
+        console = Console(file=io.StringIO(), width=120)
+        console.print(figures.table(taken, ""))
+        terminalreporter.write(console.file.getvalue())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,6 +67,13 @@ def story(cluster: Cluster) -> Story:
     for name in (dev, told.one.device(cluster.ext4), told.one.device(cluster.xfs)):
         cluster.wait_free(told.one, name)
     return told
+
+
+@pytest.fixture(scope="session")
+def taken(request: pytest.FixtureRequest, cluster: Cluster) -> Callable[..., None]:
+    """Keeps figures for the end of the log; the timing program is in the guests."""
+    figures.bring(cluster)
+    return request.config.stash.setdefault(TAKEN, []).extend
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self.lab.__enter__()
         try:
-            attempt = ways.build_attempt(self.lab.workdir)
+            attempt = ways.build(self.lab.workdir)
             for node in self.nodes:
                 self.configure(node)
                 ways.bring(node, attempt)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.lab.vm import Node
 
 MOUNT_POINT = "/run/m"
-_SOURCE = Path(__file__).with_name("attempt.c")
+_SOURCES = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,14 @@ WHOLE_DISK = (
 )
 
 
-def build_attempt(where: Path) -> Path:
-    """Compile the program behind some of the ways. Raises CalledProcessError."""
-    program = where / "attempt"
-    subprocess.run(["gcc", "-Wall", "-Werror", "-O1", "-o", str(program), str(_SOURCE)], check=True)
+def build(where: Path, name: str = "attempt") -> Path:
+    """Compile one of the lab's programs: the one behind some of the ways by default. Raises CalledProcessError."""
+    program = where / name
+    source = _SOURCES / f"{name}.c"
+    subprocess.run(["gcc", "-Wall", "-Werror", "-O1", "-o", str(program), str(source)], check=True)
     return program
 
 
 def bring(node: Node, program: Path) -> None:
-    """Put the program into a guest."""
-    node.put("/run/attempt", program.read_bytes(), 0o755)
+    """Put a program into a guest, as ``/run/NAME``."""
+    node.put(f"/run/{program.name}", program.read_bytes(), 0o755)

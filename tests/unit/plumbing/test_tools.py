@@ -16,7 +16,7 @@ import pytest
 from enforcer import settings
 from enforcer.kernel.prerequisites import Prerequisite
 from enforcer.policy import parse
-from tools import bench, run
+from tools import bench, figures, run
 from tools import test as runner
 from tools.lab import kernels
 
@@ -147,7 +147,7 @@ def test_a_kernel_series_that_there_is_not_ends_before_anything_begins(series: s
 
 
 @pytest.mark.parametrize(
-    "words", [["run"], ["test"], ["vm"], *(["vm", f"KERNEL={series}"] for series in kernels.SERIES)]
+    "words", [["run"], ["test"], ["bench"], ["vm"], *(["vm", f"KERNEL={series}"] for series in kernels.SERIES)]
 )
 def test_not_root(words: list[str]) -> None:
     target, done = words[0], make_as_nobody(*words)
@@ -189,3 +189,19 @@ def test_what_make_install_writes_first_changes_nothing(tmp_path: Path) -> None:
 def test_bench_is_honest_about_its_numbers() -> None:
     for result in bench.measure(seconds=0.02):
         assert result.per_second > 0 and result.count >= 1 and result.what
+
+
+def test_quantiles_are_values_that_were_seen() -> None:
+    values = [float(n) for n in range(300, 0, -1)]
+    assert figures.p99(values) == 297.0
+    assert figures.p99([7.0]) == 7.0 and figures.p99([1.0, 9.0]) == 9.0
+
+
+def test_a_figure_stands_beside_its_counterpart() -> None:
+    figure = figures.Figure("time to refuse", 0.05, "s", "ext4 MMP's refusal", 11.0, "one each")
+    (row,) = figures.as_json([figure])
+    assert row["ratio"] == pytest.approx(0.05 / 11) and row["source"] == "one each"
+    assert figures.calls("1200 0\n900 16\n") == [figures.Call(1200, 0), figures.Call(900, 16)]
+    assert "ext4 MMP's refusal" in {
+        str(cell) for column in figures.table([figure], "").columns for cell in column.cells
+    }
