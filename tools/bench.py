@@ -155,7 +155,7 @@ def _in_machines(series: str) -> dict[str, object]:
     from tools.lab.cluster import Cluster
 
     print(f"\ntwo virtual machines with Debian's kernel {series} boot", flush=True)
-    with Cluster(series, verbose=False) as cluster:
+    with Cluster(series) as cluster:
         kernel, accel = cluster.lab.kernel.version, cluster.nodes[0].accel
         taken = figures.measure(cluster, lambda what: print(f"  {what}", flush=True))
     emulated = ", CPUs emulated: only the ratios mean something" if accel.startswith("tcg") else ""

@@ -4,140 +4,41 @@
 It is a process of its own so that nothing the daemon does (a policy reload, a long scan, a restart, a crash) can
 delay a renewal. It has no policy and serves no upcall. If it dies, the kernel's deadline passes by itself and every
 guarded device is refused: it cannot fail open.
+
+All of it is locked into memory, so it must be small, and what costs memory is settled here, before anything is loaded
+that would take it.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import ctypes
 import fcntl
 import logging
 import os
-import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from enforcer import settings
-from enforcer.cluster.etcd_http import EtcdClient
-from enforcer.cluster.etcd_session import EtcdSession
-from enforcer.cluster.identity import holder, node_name, write_session
-from enforcer.keeper.progress import Progress
-from enforcer.kernel import abi
-from enforcer.kernel.tables import Tables, open_pinned
-from enforcer.model.clock import boot_ns
-from enforcer.model.errors import EnforcerError, Exit, LeaseLost, PermissionRefused, StoreUnavailable
-from enforcer.settings import Settings, StoreKind
+from enforcer.model.errors import EnforcerError, Exit, PermissionRefused
 
 log = logging.getLogger("enforcer-keeper")
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
-RETRY_S = 1.0
+STACK_BYTES = 256 << 10  # of a thread; glibc's 8 MiB would be locked, and so taken, whole
 
 
-class Keeper:
-    """Renews and probes until it is stopped."""
+def _stay_small(endpoints: Sequence[str]) -> None:
+    """asyncio loads OpenSSL if it can, 6 MB that would be locked for nothing where no endpoint speaks TLS.
 
-    def __init__(self, chosen: Settings) -> None:
-        self._settings = chosen
-        self._run_dir, self._pins = Path(chosen.paths.run_dir), Path(chosen.paths.bpffs)
-        self._holder = holder(node_name(chosen.node.name), self._run_dir)
-        self._progress = Progress(self._run_dir, chosen.keeper.restart, chosen.keeper.progress_timeout_s)
-        self._tables: Tables | None = None
-        self._pinned_as = 0
-        self._stop = asyncio.Event()
-
-    def stop(self) -> None:
-        """End soon. The session is left to run out: ending it while leases are held would strand them."""
-        self._stop.set()
-
-    async def run(self) -> None:
-        """Both duties, side by side."""
-        duties = [asyncio.ensure_future(self._watch_daemon())]
-        if self._settings.store.kind is StoreKind.ETCD:
-            duties.append(asyncio.ensure_future(self._keep_session()))
-        stopping = asyncio.ensure_future(self._stop.wait())
-        done, _ = await asyncio.wait([*duties, stopping], return_when=asyncio.FIRST_COMPLETED)
-        for duty in (*duties, stopping):
-            duty.cancel()
-        await asyncio.gather(*duties, return_exceptions=True)
-        for ended in done:
-            if ended is not stopping and not ended.cancelled():
-                ended.result()  # raises what ended a duty
-
-    async def _keep_session(self) -> None:
-        store = self._settings.store
-        client = EtcdClient(store.endpoints)
-        session = EtcdSession(client, store.cluster, self._holder, ttl_s=max(1, round(store.ttl_s)))
-        told = ""
-        try:
-            while True:
-                try:
-                    if session.facts is None:
-                        write_session(self._run_dir, await session.open())
-                        log.info(
-                            "session of %s is open, ttl %d s",
-                            self._holder.node,
-                            session.facts.ttl_s if session.facts else 0,
-                        )
-                    else:
-                        await session.renew(budget_s=store.renew_s)
-                    told = ""
-                    await self._until_next(session.deadline_ns, store.renew_s)
-                    continue
-                except LeaseLost as lost:
-                    told = self._tell(told, f"the session is lost: {lost}")
-                except StoreUnavailable as error:
-                    told = self._tell(told, f"not renewed: {error}")
-                # the last deadline stays: it passes by itself, and until then what is live may go on
-                if session.facts is None:
-                    write_session(self._run_dir, None, told)
-                self._write_deadline(session.deadline_ns)
-                await asyncio.sleep(RETRY_S)
-        finally:
-            await client.close()
-
-    async def _until_next(self, deadline_ns: int, pause_s: float) -> None:
-        """Wait for the next renewal; a gate that comes into force meanwhile is told at once."""
-        end_ns = boot_ns() + int(pause_s * 1e9)
-        told_as = -1
-        while boot_ns() < end_ns:
-            if told_as != self._pinned_as or self._gate_inode() != self._pinned_as:
-                self._write_deadline(deadline_ns)
-                told_as = self._pinned_as
-            await asyncio.sleep(min(0.2, pause_s))
-
-    def _gate_inode(self) -> int:
-        try:
-            return (self._pins / "maps" / "deadline").stat().st_ino
-        except OSError:
-            return 0
-
-    def _tell(self, told: str, now: str) -> str:
-        if now != told:
-            log.warning("%s", now)
-        return now
-
-    def _write_deadline(self, deadline_ns: int) -> None:
-        """Tell the kernel, if a gate is in force; a later one is told at the next renewal."""
-        try:
-            inode = self._gate_inode()
-            if not inode:
-                self._tables, self._pinned_as = None, 0
-                return
-            if self._tables is None or inode != self._pinned_as:
-                self._tables, self._pinned_as = open_pinned(self._pins), inode
-                self._tables.introduce(1, os.getpid())
-            self._tables.deadline.put(0, abi.Deadline(deadline_ns=deadline_ns, renewed_ns=boot_ns()))
-        except (EnforcerError, OSError) as error:
-            log.error("the kernel's deadline could not be written: %s", error)
-            self._tables, self._pinned_as = None, 0
-
-    async def _watch_daemon(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            if not await asyncio.to_thread(self._progress.check):
-                await asyncio.to_thread(self._progress.rescue)
+    None in sys.modules makes an import fail (importlib, "The module cache"); asyncio does without, as it does in a
+    Python that was built so.
+    """
+    threading.stack_size(STACK_BYTES)
+    if "asyncio" not in sys.modules and not any(url.lower().startswith("https:") for url in endpoints):
+        cast(dict[str, Any], sys.modules).setdefault("ssl", None)
 
 
 def _lock_memory() -> None:
@@ -145,13 +46,6 @@ def _lock_memory() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
         log.warning("memory could not be locked: %s", os.strerror(ctypes.get_errno()))
-
-
-async def _serve(keeper: Keeper) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, keeper.stop)
-    await keeper.run()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -173,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.geteuid() != 0:
             raise PermissionRefused("enforcer-keeper must be started by root", hint="systemctl start enforcer-keeper")
         chosen = settings.load(options.config)
+        _stay_small(chosen.store.endpoints)
+        import asyncio
+
+        from enforcer.keeper.duties import Keeper, serve
+
         keeper = Keeper(chosen)
         lock = os.open(Path(chosen.paths.run_dir) / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -180,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BlockingIOError:
             raise EnforcerError("another enforcer-keeper is running", hint="systemctl status enforcer-keeper") from None
         _lock_memory()
-        asyncio.run(_serve(keeper))
+        asyncio.run(serve(keeper))
     except EnforcerError as error:
         sys.stderr.write(f"enforcer-keeper: {error}\n")
         if error.hint:

@@ -36,6 +36,7 @@ THIRD_PARTY = {"cli": {"rich"}, "audit": {"elftools"}}
 LONG = {"daemon/service.py"}  # puts everything together; anything else stays below the limit
 MOST_LINES = 400
 KEEPER_MIB = 30
+KEEPER = "enforcer.keeper.main, enforcer.keeper.duties"
 
 Import = tuple[str, bool]  # module, at import time
 
@@ -123,13 +124,24 @@ def after_importing(modules: str) -> dict[str, str]:
     return {line.split(" ", 1)[0]: line.partition(" ")[2] for line in done.stdout.splitlines()}
 
 
-@pytest.mark.parametrize(
-    "modules", ["enforcer.daemon.main, enforcer.daemon.service", "enforcer.keeper.main", "enforcer.cli.main"]
-)
+@pytest.mark.parametrize("modules", ["enforcer.daemon.main, enforcer.daemon.service", KEEPER, "enforcer.cli.main"])
 def test_nothing_of_a_third_party_is_loaded(modules: str) -> None:
     assert after_importing(modules)["third"] == ""
 
 
 def test_the_keeper_is_small() -> None:
     """It is locked into memory, all of it."""
-    assert int(after_importing("enforcer.keeper.main")["kib"]) < KEEPER_MIB * 1024
+    assert int(after_importing(KEEPER)["kib"]) < KEEPER_MIB * 1024
+
+
+@pytest.mark.parametrize(("url", "loaded"), [("http://10.0.0.1:2379", False), ("HTTPS://10.0.0.1:2379", True)])
+def test_the_keeper_holds_openssl_in_memory_only_where_it_speaks_tls(url: str, loaded: bool) -> None:
+    code = f"""
+import sys
+from enforcer.keeper import main
+main._stay_small([{url!r}])
+from enforcer.keeper import duties
+print("_ssl" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(loaded)
