@@ -87,7 +87,7 @@ def test_an_umount_gives_the_lease_back_after_all(story: Story, dead: Node, clus
 
 
 def test_every_umount_works_without_the_daemon(story: Story, two: Node, cluster: Cluster) -> None:
-    story.works(two, f"mount {story.part(two)} /run/live")
+    story.works(two, f"mkdir -p /run/live && mount {story.part(two)} /run/live")
     story.works(two, KILL)
     story.works(two, "umount /run/live")
     cluster.start_daemon(two)

@@ -10,8 +10,8 @@ import pytest
 
 from tools.lab import ways
 from tools.lab.cluster import CHECKOUT, Cluster
-from tools.lab.story import Story
-from tools.lab.vm import CommandFailed, Node
+from tools.lab.story import NotAsTold, Story
+from tools.lab.vm import Node
 
 HAMMER = """
 import ctypes, os
@@ -44,7 +44,7 @@ def _until(what: str, seconds: float, holds: object) -> None:
         if callable(holds) and holds():
             return
         time.sleep(0.5)
-    raise CommandFailed(f"{what} did not come true within {seconds:.0f} s")
+    raise NotAsTold(f"{what} did not come true within {seconds:.0f} s")
 
 
 def test_types_without_a_device_never_fail_however_many_mount_at_once(two: Node) -> None:

@@ -70,6 +70,10 @@ progress_timeout = "8s"
 """
 
 
+class NotFree(CommandFailed):
+    """A node has not given a lease back in time."""
+
+
 class Cluster:
     """A lab whose nodes enforce. ``store``: etcd or sqlite; ``members`` of etcd."""
 
@@ -204,13 +208,13 @@ except OSError:
         return {}
 
     def wait_free(self, node: Node, device: str, timeout_s: float = 30) -> None:
-        """Wait until a node has given the lease of a device back. Raises CommandFailed."""
+        """Wait until a node has given the lease of a device back. Raises NotFree."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             if self.state_of(node, device).get("state") in ("free", "elsewhere"):
                 return
             time.sleep(0.3)
-        raise CommandFailed(f"{node.name} still has {device} after {timeout_s:.0f} s: {self.state_of(node, device)}")
+        raise NotFree(f"{node.name} still has {device} after {timeout_s:.0f} s: {self.state_of(node, device)}")
 
     @staticmethod
     def cli(arguments: str) -> str:

@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What :mod:`tools.mutants` breaks: for each promise at least one fault that one wrong line could bring in.
+
+A row is a :class:`Mutant`; ``select`` is needed only where the named test stands on tests before it, as the story's
+steps do. Some faults are missing because a second layer catches them, so no test can see one alone: the refusal that
+sb_alloc_security notes (the guard's table refuses too), the second look at the table after a permit (a stale verdict is
+reached anew), O_CLOEXEC of the upcall's descriptor (the anchor closes what it has, and dies with the daemon), adoption
+left out (the next look at the store picks up what is ours, token and all).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Suite(StrEnum):
+    LINT = "lint"
+    UNIT = "unit"
+    VM = "vm"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault. ``test``: which must fail on its own assertion, ``tests/...py::test_name``, of any parameter if none
+    is given; or a check of ``make lint``, by name. ``old`` stands exactly once in ``file``.
+    """
+
+    name: str
+    claim: str  # what the test promises, in one sentence
+    file: str
+    old: str
+    new: str
+    test: str
+    select: tuple[str, ...] = ()  # what pytest is given; the test alone if empty
+
+    @property
+    def suite(self) -> Suite:
+        """Where its test lives."""
+        for suite in (Suite.UNIT, Suite.VM):
+            if self.test.startswith(f"tests/{suite}/"):
+                return suite
+        return Suite.LINT
+
+
+def _steps(file: str, *tests: str) -> tuple[str, ...]:
+    return tuple(f"{file}::{test}" for test in tests)
+
+
+PERMITTED, REFUSED = "tests/vm/test_10_permitted.py", "tests/vm/test_20_refused.py"
+WAITING, DEAD = "tests/vm/test_30_waiting.py", "tests/vm/test_40_dead_daemon.py"
+SETS, RACES, STORY = "tests/vm/test_50_sets.py", "tests/vm/test_60_races.py", "tests/vm/test_90_story.py"
+EVERY_WAY = "test_every_way_of_the_second_node_is_refused_and_the_storage_saw_no_write"
+DIRTY = f"{STORY}::test_a_dirty_journal_is_not_replayed"
+TO_REFUSALS = _steps(STORY, "test_the_first_node_mounts", EVERY_WAY)
+TO_STRANDED = _steps(
+    STORY,
+    "test_the_first_node_mounts",
+    "test_another_mount_namespace_keeps_the_lease",
+    "test_the_second_node_gets_it_at_the_first_try_with_a_higher_token",
+    "test_a_powered_off_node_leaves_its_leases_stranded",
+)
+
+STORY_MUTANTS = (
+    Mutant(
+        "guard-passes",
+        "No way of the second node gets at the device: the guard refuses what no gate has judged.",
+        "bpf/guard.h",
+        "\tif (what != ENF_REFUSE)\n",
+        "\tif (1)\n",
+        f"{STORY}::{EVERY_WAY}",
+        TO_REFUSALS,
+    ),
+    Mutant(
+        "file-gate-passes",
+        "No way of the second node gets at the device: an open for writing is judged when the file is opened.",
+        "bpf/gate.h",
+        "\tif (state == ENF_UNGUARDED)\n",
+        "\tif (1)\n",
+        f"{STORY}::{EVERY_WAY}",
+        TO_REFUSALS,
+    ),
+    Mutant(
+        "stranded-taken-over",
+        "The lease of a node that is gone, but not proven silent, is nobody else's.",
+        "enforcer/cluster/conflicts.py",
+        "held.liveness in (Liveness.FENCED, Liveness.REBOOTED)",
+        "held.liveness is not Liveness.LIVE",
+        TO_STRANDED[-1],
+        TO_STRANDED,
+    ),
+)
+
+UNTOUCHED = (
+    Mutant(
+        "guard-passes-in-mounts",
+        "A mount through fsconfig that was refused has not replayed a dirty journal before it hears of it.",
+        "bpf/guard.h",
+        "\tif (what != ENF_REFUSE)\n",
+        "\tif (what != ENF_REFUSE || f)\n",
+        DIRTY,
+        (*TO_STRANDED, DIRTY),
+    ),
+    Mutant(
+        "stranded-lun-taken-over",
+        "A dirty journal that a dead node left on a whole LUN is not replayed by another one's mount.",
+        "enforcer/cluster/conflicts.py",
+        "    return held.liveness in (Liveness.FENCED, Liveness.REBOOTED)\n",
+        "    return held.liveness is not Liveness.LIVE and not held.lease.resource.path\n",
+        DIRTY,
+        (*TO_STRANDED, DIRTY),
+    ),
+)
+
+PERMITTED_MUTANTS = (
+    Mutant(
+        "mount-kept",
+        "The lease of a free device is given back after the last use.",
+        "enforcer/workflow/leases.py",
+        "        if held.permits:\n            return False\n",
+        '        if held.permits or held.lease.facts.get("kind") == "mount":\n            return False\n',
+        f"{PERMITTED}::test_a_free_filesystem_mounts_at_the_first_try",
+    ),
+    Mutant(
+        "first-try-fails",
+        "A free device is mounted at the first try: what was granted is in the kernel's table before the reply is.",
+        "enforcer/workflow/leases.py",
+        "            self._permit(outcome.leases, intent)\n            self._publish()\n            return outcome\n",
+        "            self._permit(outcome.leases, intent)\n            return outcome\n",
+        f"{PERMITTED}::test_a_free_filesystem_mounts_at_the_first_try",
+    ),
+    Mutant(
+        "writer-uncounted",
+        "An open file without O_EXCL keeps the lease for as long as it is open.",
+        "bpf/gate.h",
+        "counted = count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);",
+        "counted = !exclusive || count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);",
+        f"{SETS}::test_the_foreign_companion_alone_is_enough",
+        (f"{SETS}::test_the_foreign_companion_alone_is_enough[xfs with a log device]",),
+    ),
+)
+
+ERRNO = (
+    Mutant(
+        "errno-of-the-verdict",
+        "mount(2) fails with the errno of the rule.",
+        "enforcer/workflow/judge.py",
+        "errno=decision.errno or errno.EBUSY)\n",
+        "errno=errno.EBUSY)\n",
+        f"{REFUSED}::test_the_rules_errno_reaches_the_caller_through_both_apis",
+    ),
+    Mutant(
+        "errno-of-the-guard",
+        "fsconfig(2) fails with the errno of the rule.",
+        "bpf/guard.h",
+        "q.refused ? f->refused :",
+        "q.refused ? -EBUSY :",
+        f"{REFUSED}::test_the_rules_errno_reaches_the_caller_through_both_apis",
+    ),
+    Mutant(
+        "nothing-told",
+        "The refused caller reads one line on its terminal, with holder and event.",
+        "enforcer/audit/tell.py",
+        '        return os.write(fd, for_terminal(text, _LIMIT).encode("utf-8", "replace") + b"\\r\\n") > 0\n',
+        "        return True\n",
+        f"{REFUSED}::test_the_refused_caller_reads_one_line_on_its_terminal",
+    ),
+)
+
+WAITING_MUTANTS = (
+    Mutant(
+        "interrupt-ignored",
+        "A mount that waits ends within a second of a signal.",
+        "enforcer/kernel/upcall.py",
+        "                if target in self._waiting:\n",
+        "                if False:\n",
+        f"{WAITING}::test_a_waiting_mount_ends_within_a_second_of_a_signal",
+    ),
+    Mutant(
+        "anchor-keeps-the-connection",
+        "Thirty-two waiters are answered within two seconds of the daemon's death.",
+        "enforcer/kernel/anchor.py",
+        "        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)\n"
+        "        signal.pthread_sigmask(signal.SIG_SETMASK, [])\n"
+        "        os.closerange(3, 4096)  # the FUSE device is O_CLOEXEC; the child must not hold it even until then\n",
+        '        for fd in os.listdir("/proc/self/fd"):\n'
+        '            if os.path.realpath(f"/proc/self/fd/{fd}") == "/dev/fuse":\n'
+        "                os.set_inheritable(int(fd), True)\n",
+        f"{WAITING}::test_thirty_two_waiters_are_answered_within_two_seconds_of_the_daemons_death",
+    ),
+)
+
+DEAD_MUTANTS = (
+    Mutant(
+        "silence-lets-write",
+        "Without a daemon a guarded device cannot be opened for writing.",
+        "bpf/gate.h",
+        "\t\t\terror = g && g->error ? g->error : -EBUSY;\n",
+        "\t\t\terror = 0;\n",
+        f"{DEAD}::test_a_guarded_device_cannot_be_written",
+    ),
+    Mutant(
+        "free-is-anybodys",
+        "Without a daemon a guarded device cannot be mounted, though nobody else has it.",
+        "bpf/decide.h",
+        "\treturn ENF_REFUSE; /* guarded and no live lease of ours */\n",
+        "\treturn q->state == ENF_FREE ? ENF_PASS : ENF_REFUSE;\n",
+        f"{DEAD}::test_a_guarded_device_is_refused",
+    ),
+    Mutant(
+        "silence-refuses-everything",
+        "Without a daemon everything that is not guarded mounts as ever.",
+        "bpf/gate.h",
+        "\t\terror = how == ENF_FS_ASK_DENY_DEAD ? -EBUSY : 0; /* 0: the guard refuses guarded devices by itself */\n",
+        "\t\terror = -EBUSY;\n",
+        f"{DEAD}::test_everything_else_mounts_as_ever",
+    ),
+    Mutant(
+        "types-refused",
+        "Without a daemon tmpfs, proc and overlay mount as ever.",
+        "bpf/gate.h",
+        "\treturn how ? *how : 0;\n",
+        "\treturn ENF_FS_ASK_DENY_DEAD;\n",
+        f"{DEAD}::test_everything_else_mounts_as_ever",
+    ),
+    Mutant(
+        "umount-refused",
+        "Without a daemon every umount works.",
+        "bpf/supers.h",
+        "\treturn 0; /* an umount is never refused for want of an answer */\n",
+        "\treturn -EBUSY;\n",
+        f"{DEAD}::test_every_umount_works_without_the_daemon",
+    ),
+    Mutant(
+        "adopted-anew",
+        "A restarted daemon takes its leases up again under the tokens that they had.",
+        "enforcer/cluster/etcd_store.py",
+        "                        token=s.lease.token,\n",
+        "                        token=None,\n",
+        f"{DEAD}::test_the_restarted_daemon_adopts_the_lease_with_its_token",
+    ),
+)
+
+WRONG_STARTS = (
+    Mutant(
+        "store-out-of-reach-permits",
+        "A store out of reach refuses, and the record says so.",
+        "enforcer/cluster/etcd_store.py",
+        "        except TimeoutError:\n"
+        '            reason = f"the lease store did not answer: no decision within {budget_s:.1f} s"\n'
+        '            return Denied(Standing.UNKNOWN, reason, remedy="enforcer doctor")\n'
+        "        except EnforcerError as error:\n"
+        "            return Denied(Standing.UNKNOWN, str(error), remedy=error.hint)\n",
+        "        except (TimeoutError, EnforcerError):\n"
+        "            me, now, none = self.holder, utc_now(), Guarantee.NONE\n"
+        "            mine = (Lease(c.resource, c.mode, me, 1, now, none, {}) for c in claims)\n"
+        "            return Granted(1, tuple(mine), True)\n",
+        f"{REFUSED}::test_a_store_out_of_reach_refuses_and_says_so",
+    ),
+    Mutant(
+        "bad-policy-loaded",
+        "A bad policy keeps the daemon from starting, with file and line and its exit code.",
+        "enforcer/policy/parse.py",
+        "    if problems:\n        raise PolicyErrors(dict.fromkeys(problems))\n",
+        "",
+        "tests/unit/daemon/test_daemon_start.py::test_bad_policy",
+    ),
+    Mutant(
+        "prerequisites-not-looked-at",
+        "A missing prerequisite keeps the daemon from starting, in one sentence.",
+        "enforcer/kernel/prerequisites.py",
+        "        if not item.ok:\n            error: type",
+        "        if False:\n            error: type",
+        "tests/unit/kernel/test_kernel_prerequisites.py::test_what_is_missing",
+    ),
+    Mutant(
+        "prerequisites-not-required",
+        "The daemon looks for what it needs before it begins anything.",
+        "enforcer/daemon/main.py",
+        "    prerequisites.require()\n",
+        "",
+        "tests/unit/daemon/test_daemon_start.py::test_missing_prerequisite",
+    ),
+    Mutant(
+        "anybody-starts-it",
+        "Who is not root is told so, with the exit code for it.",
+        "enforcer/daemon/main.py",
+        "    if os.geteuid() != 0:\n",
+        "    if False:\n",
+        "tests/unit/daemon/test_daemon_start.py::test_not_root",
+    ),
+    Mutant(
+        "second-daemon",
+        "A second daemon is refused, and names the first one's pid.",
+        "enforcer/daemon/main.py",
+        "            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "            fcntl.fcntl(descriptor, fcntl.F_GETFD)\n",
+        f"{REFUSED}::test_a_second_daemon_is_refused",
+    ),
+)
+
+BUILD = (
+    Mutant(
+        "abi-field-swapped",
+        "A field that moved on the Python side alone is found without a kernel.",
+        "enforcer/kernel/abi.py",
+        '        ("token", _u64),\n        ("resource", _u64),\n',
+        '        ("resource", _u64),\n        ("token", _u64),\n',
+        "tests/unit/kernel/test_kernel_abi.py::test_the_object_fits",
+    ),
+    Mutant(
+        "abi-constant-changed",
+        "A constant that changed on the Python side alone is found without a kernel.",
+        "enforcer/kernel/abi.py",
+        "    CLOSING = 3\n    ELSEWHERE = 4\n",
+        "    CLOSING = 4\n    ELSEWHERE = 3\n",
+        "tests/unit/kernel/test_kernel_abi.py::test_the_object_fits",
+    ),
+    Mutant(
+        "hook-that-cannot-sleep",
+        "What the object attaches to is what stands in the list, read by pyelftools.",
+        "bpf/supers.h",
+        'SEC("lsm.s/sb_remount")',
+        'SEC("lsm/sb_remount")',
+        "tests/unit/kernel/test_kernel_object.py::test_programs",
+    ),
+    Mutant(
+        "guard-and-model-differ",
+        "The guard's decision in C is that of its model in Python, on every input.",
+        "enforcer/kernel/decide.py",
+        "now_ns < deadline_ns",
+        "now_ns <= deadline_ns",
+        "tests/unit/kernel/test_kernel_decide.py::test_same_answer_on_every_input",
+    ),
+    Mutant(
+        "lint-ruff",
+        "make lint finds what ruff finds.",
+        "enforcer/model/clock.py",
+        "from __future__ import annotations\n",
+        "from __future__ import annotations\n\nimport json\n",
+        "ruff check",
+    ),
+    Mutant(
+        "lint-mypy",
+        "make lint finds a wrong type.",
+        "enforcer/kernel/fuse.py",
+        "    return int(unique)\n",
+        "    return str(unique)\n",
+        "mypy --strict",
+    ),
+    Mutant(
+        "lint-clang",
+        "make lint finds what clang warns of.",
+        "bpf/supers.h",
+        "\tint late;\n",
+        "\tint late, unused;\n",
+        "clang -Wall -Wextra -Werror",
+    ),
+    Mutant(
+        "failed-suite-is-fine",
+        "make test fails if a test of any suite failed.",
+        "tools/test.py",
+        "    return 1 if failed else 0\n",
+        "    return 0\n",
+        "tests/unit/plumbing/test_tools.py::test_the_last_line_is_the_whole_outcome",
+    ),
+    Mutant(
+        "fixture-errors-uncounted",
+        "make test counts a fixture that broke as a failure.",
+        "tools/test.py",
+        ' + int(suite.get("errors", 0))',
+        "",
+        "tests/unit/plumbing/test_tools.py::test_a_report_is_counted",
+    ),
+    Mutant(
+        "readme-link-broken",
+        "What the README names is there.",
+        "README.md",
+        "(docs/architecture.md)",
+        "(docs/architektur.md)",
+        "tests/unit/test_docs.py::test_links",
+    ),
+)
+
+RACES_MUTANTS = (
+    Mutant(
+        "anybody-takes-leases",
+        "Who may not mount takes no lease by trying.",
+        "bpf/gate.h",
+        "\tif (!may_mount_devices())\n",
+        "\tif (0)\n",
+        f"{RACES}::test_who_may_not_mount_takes_no_lease_by_trying",
+    ),
+    Mutant(
+        "silent-node-forgotten",
+        "A LUN that another node sees stays multi-attached when that node falls silent.",
+        "enforcer/daemon/reconcile.py",
+        "        if record.holder.node != me:\n",
+        "        if record.holder.node != me and record.live:\n",
+        f"{RACES}::test_a_lun_stays_multi_attached_when_the_other_node_falls_silent",
+    ),
+)
+
+MUTANTS = (
+    *STORY_MUTANTS,
+    *UNTOUCHED,
+    *PERMITTED_MUTANTS,
+    *ERRNO,
+    *WAITING_MUTANTS,
+    *DEAD_MUTANTS,
+    *WRONG_STARTS,
+    *BUILD,
+    *RACES_MUTANTS,
+)
