@@ -130,13 +130,22 @@ PERMITTED_MUTANTS = (
         f"{PERMITTED}::test_a_free_filesystem_mounts_at_the_first_try",
     ),
     Mutant(
+        "table-load-not-asked",
+        "A device-mapper table over a free device is loaded at the first try, under a lease.",
+        "bpf/gate.h",
+        "\tif ((cmd >> 8 & 0xff) != DM_IOCTL || (cmd & 0xff) != DM_TABLE_LOAD_CMD)\n",
+        "\tif (1)\n",
+        f"{PERMITTED}::test_a_free_device_can_be_written_and_stacked",
+        _steps(PERMITTED, "test_a_free_device_can_be_written_and_stacked[dmsetup]"),
+    ),
+    Mutant(
         "writer-uncounted",
         "An open file without O_EXCL keeps the lease for as long as it is open.",
         "bpf/gate.h",
         "counted = count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);",
         "counted = !exclusive || count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);",
         f"{SETS}::test_the_foreign_companion_alone_is_enough",
-        (f"{SETS}::test_the_foreign_companion_alone_is_enough[xfs with a log device]",),
+        _steps(SETS, "test_the_foreign_companion_alone_is_enough[xfs with a log device]"),
     ),
 )
 
@@ -220,7 +229,7 @@ DEAD_MUTANTS = (
         "Without a daemon tmpfs, proc and overlay mount as ever.",
         "bpf/gate.h",
         "\treturn how ? *how : 0;\n",
-        "\treturn ENF_FS_ASK_DENY_DEAD;\n",
+        "\treturn how ? ENF_FS_ASK_DENY_DEAD : 0;\n",
         f"{DEAD}::test_everything_else_mounts_as_ever",
     ),
     Mutant(

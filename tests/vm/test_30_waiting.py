@@ -46,8 +46,15 @@ states = [open(f"/proc/{c}/stat").read().rpartition(")")[2].split()[0] for c in 
 daemon = int(open("/run/enforcer/enforcerd.lock").read())
 began = time.monotonic()
 os.kill(daemon, signal.SIGKILL)
-ends = [os.WEXITSTATUS(os.waitpid(c, 0)[1]) for c in children]
-result = [sorted(set(states)), sorted(set(wchans)), sorted(set(ends)), time.monotonic() - began]
+ends = {}
+while len(ends) < len(children) and time.monotonic() - began < 20:
+    for c in set(children) - set(ends):
+        pid, status = os.waitpid(c, os.WNOHANG)
+        if pid:
+            ends[pid] = os.WEXITSTATUS(status)
+    time.sleep(0.01)
+seconds = time.monotonic() - began
+result = [sorted(set(states)), sorted(set(wchans)), sorted(ends.values()), seconds]
 """
 
 
@@ -82,5 +89,5 @@ def test_thirty_two_waiters_are_answered_within_two_seconds_of_the_daemons_death
     cluster.ready(two)
     assert wchans == ["request_wait_answer"], "all of them must have been waiting"
     assert "D" not in states, "a waiter must not be uninterruptible"
-    assert ends == [1], "each must be refused with EBUSY"
+    assert ends == [1] * 32, "each must be refused with EBUSY"
     assert seconds < 2.0

@@ -157,14 +157,14 @@ class Cluster:
 
     def ready(self, node: Node, timeout_s: float = 40) -> float:
         """Wait until the daemon answers and its store is reached; seconds waited. Raises CommandFailed."""
-        began = time.monotonic()
+        began, status = time.monotonic(), dict[str, Any]()
         while time.monotonic() - began < timeout_s:
             status = self.ask(node, "status")
             if status and status.get("enforcing") and status["store"]["reachable"]:
                 return time.monotonic() - began
             time.sleep(0.3)
         log = node.run("for f in /run/enforcerd.log /run/keeper.log; do echo == $f; tail -n 30 $f; done 2>&1").out
-        raise CommandFailed(f"{node.name}: enforcerd is not ready after {timeout_s:.0f} s\n{log}")
+        raise CommandFailed(f"{node.name}: enforcerd is not ready after {timeout_s:.0f} s: {status}\n{log}")
 
     def ask(self, node: Node, verb: str, **fields: object) -> dict[str, Any]:
         """One request to the daemon's control socket, without the cost of starting the CLI; {} if it is not there."""
