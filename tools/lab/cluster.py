@@ -155,7 +155,7 @@ class Cluster:
         """Start enforcerd alone; returns at once."""
         return node.spawn("exec /bin/bash /run/start-enforcerd")
 
-    def ready(self, node: Node, timeout_s: float = 40) -> float:
+    def ready(self, node: Node, timeout_s: float = 120) -> float:
         """Wait until the daemon answers and its store is reached; seconds waited. Raises CommandFailed."""
         began, status = time.monotonic(), dict[str, Any]()
         while time.monotonic() - began < timeout_s:
