@@ -122,14 +122,6 @@ PERMITTED_MUTANTS = (
         f"{PERMITTED}::test_a_free_filesystem_mounts_at_the_first_try",
     ),
     Mutant(
-        "first-try-fails",
-        "A free device is mounted at the first try: what was granted is in the kernel's table before the reply is.",
-        "enforcer/workflow/leases.py",
-        "            self._permit(outcome.leases, intent)\n            self._publish()\n            return outcome\n",
-        "            self._permit(outcome.leases, intent)\n            return outcome\n",
-        f"{PERMITTED}::test_a_free_filesystem_mounts_at_the_first_try",
-    ),
-    Mutant(
         "table-load-not-asked",
         "A device-mapper table over a free device is loaded at the first try, under a lease.",
         "bpf/gate.h",
