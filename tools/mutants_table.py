@@ -296,7 +296,7 @@ WRONG_STARTS = (
         "enforcer/daemon/main.py",
         "            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "            fcntl.fcntl(descriptor, fcntl.F_GETFD)\n",
-        f"{REFUSED}::test_a_second_daemon_is_refused",
+        "tests/unit/daemon/test_daemon_start.py::test_a_second_one",
     ),
 )
 
