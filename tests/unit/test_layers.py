@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "enforcer"
+WITNESS = ROOT / "tools/witness"  # goes into the wheel too, as package data
 
 # What each part may import besides itself. audit, cluster, kernel and storage know nothing of one another: what they
 # have to say to each other is said in the words of the model, by the workflow.
@@ -89,6 +90,20 @@ def test_imports_go_one_way(file: Path) -> None:
             assert not top or (part, target) not in LAZY, f"{module} is imported where it is needed, not before"
             if part in SMALL:
                 assert module.startswith(tuple(SMALL[part])), f"{part} imports little, and not {module}"
+
+
+@pytest.mark.parametrize("file", sorted(WITNESS.glob("*.py")), ids=lambda file: file.name)
+def test_the_witness_shares_no_code_with_what_it_checks(file: Path) -> None:
+    """Its programs import the standard library and BCC, the latter when it is needed; not us, nor each other."""
+    for module, top in imports(file):
+        first = module.split(".")[0]
+        assert first in sys.stdlib_module_names or (first == "bcc" and not top), module
+
+
+def test_nothing_of_us_imports_the_witness() -> None:
+    """It is started as a program, by an interpreter of its own."""
+    found = [(file, module) for file in FILES for module, _ in imports(file) if "witness" in module.split(".")]
+    assert [(str(file.relative_to(PACKAGE)), module) for file, module in found] == []
 
 
 def test_every_part_is_known() -> None:
