@@ -46,6 +46,7 @@ GUEST = (
     "kmod",
     "lvm2",
     "python3",
+    "python3-bpfcc",
     "util-linux",
     "xfsprogs",
 )
