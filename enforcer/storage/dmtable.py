@@ -10,9 +10,14 @@ device number that the kernel then opens.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
+import secrets
+import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +28,17 @@ from enforcer.storage.sysfs import escape
 #: The ioctl: _IOWR(0xfd, 9, struct dm_ioctl). Only the low 16 bits are looked at by the kernel.
 DM_TABLE_LOAD = 0xC138FD09
 
+#: _IOWR(0xfd, 7, struct dm_ioctl): name and uuid of a device, nothing is changed.
+DM_DEV_STATUS = 0xC138FD07
+CONTROL = os.makedev(10, 236)  # MISC_MAJOR, MAPPER_CTRL_MINOR: include/linux/miscdevice.h
+
 #: Longest table and most targets that are looked at. A longer table is an error, so it is refused, not passed
 #: over.
 MAX_BYTES = 16 << 20
 MAX_TARGETS = 4096
 
 _HEADER = struct.Struct("=3I3Ii3IQ128s129s")  # 305 bytes, up to ``data``: minimum_data_size in dm-ioctl.c
+_DM_IOCTL_BYTES = 312  # sizeof(struct dm_ioctl)
 _SPEC = struct.Struct("=QQiI16s")  # 40 bytes, then the parameter string
 
 _NUMBER = re.compile(rb"([0-9]{1,10}):([0-9]{1,10})")
@@ -126,6 +136,50 @@ def parse(data: bytes) -> DmTable:
         DevNum(dev >> 8 & 0xFFF, dev & 0xFF | dev >> 12 & 0xFFF00) if dev else None,
         tuple(targets),
     )
+
+
+def uuid_of(table: DmTable, *, scratch: Path) -> str:
+    """The uuid (escaped) of the map that a table is for, "" if it has none.
+
+    The ioctl is asked and not sysfs: a map is not there before its first table (dm_setup_md_queue in drivers/md/dm.c),
+    and a load names it by number or by name as often as by uuid. Raises OSError if there is no such map.
+    """
+    if table.uuid:
+        return table.uuid
+    number = 0 if table.dev is None else table.dev.minor & 0xFF | table.dev.major << 8 | (table.dev.minor & ~0xFF) << 12
+    name = b"" if number else table.name.encode()
+    request = bytearray(_HEADER.pack(4, 0, 0, _DM_IOCTL_BYTES, _DM_IOCTL_BYTES, 0, 0, 0, 0, 0, number, name, b""))
+    request += bytes(_DM_IOCTL_BYTES - len(request))
+    with _control(scratch) as fd:
+        fcntl.ioctl(fd, DM_DEV_STATUS, request)
+    uuid: bytes = _HEADER.unpack_from(request)[11]
+    return escape(uuid.partition(b"\0")[0])
+
+
+@contextlib.contextmanager
+def _control(scratch: Path) -> Iterator[int]:
+    """Device-mapper's control node, whether /dev has it or not. A device is what its number says, not its path."""
+    fd = -1
+    with contextlib.suppress(OSError):
+        fd = os.open("/dev/mapper/control", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if fd < 0 or not _is_control(fd):
+        if fd >= 0:
+            os.close(fd)
+        node = scratch / f"dm-control-{secrets.token_hex(8)}"
+        os.mknod(node, stat.S_IFCHR | 0o600, CONTROL)
+        try:
+            fd = os.open(node, os.O_RDWR | os.O_CLOEXEC)
+        finally:
+            node.unlink()
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_control(fd: int) -> bool:
+    found = os.fstat(fd)
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == CONTROL
 
 
 def split_args(params: bytes) -> list[bytes]:

@@ -202,14 +202,12 @@ class Devices:
         known = self.known.get(dev)
         return known is not None and known.device.carrier and any(dev in k.device.below for k in self.known.values())
 
-    def map_uuid(self, table: DmTable) -> str:
-        """The uuid of the map that a table is for; from here on what it was says nothing of what it will be."""
+    def expect_table(self, table: DmTable) -> None:
+        """A table is about to be loaded: what its map was says nothing of what it will be."""
         dev = table.dev or self._identities.dm_device(name=table.name, uuid=table.uuid)
         known = self.known.get(dev) if dev is not None else None
         if known is not None and not known.guarding.guarded and not known.device.system:
             self._tables.guard.delete(known.device.dev.to_kernel())
-        directory = sysfs.device_dir(self._root, dev) if dev is not None else None
-        return (sysfs.read_text(directory / "dm/uuid") or "") if directory is not None else table.uuid
 
     def luns(self) -> frozenset[str]:
         """All LUNs that this node sees and that could be seen by another."""

@@ -157,6 +157,7 @@ class Resolver:
             table = dmtable.read_table(question.tid, question.arg)
         except (dmtable.DmTableError, OSError) as error:
             return Resolved(intent, f"the device-mapper table could not be read: {error}")
+        self._devices.expect_table(table)
         kinds = {target.type for target in table.targets}
         intent = replace(intent, fstype=next(iter(kinds)) if len(kinds) == 1 else "dm")
         below: list[Device] = []
@@ -178,7 +179,10 @@ class Resolver:
 
     def _carries(self, table: dmtable.DmTable, kinds: set[str], below: list[Device]) -> bool:
         """True for the table of a multipath map, and for that of a piece of one (by the uuids of their makers)."""
-        uuid = self._devices.map_uuid(table)
+        try:
+            uuid = dmtable.uuid_of(table, scratch=self._scratch)
+        except OSError:
+            return False  # no such map: the kernel refuses the load itself
         if kinds == {"multipath"}:
             return names.is_multipath(uuid)
         part = names.kpartx_part(uuid)

@@ -24,7 +24,7 @@ from tools.lab.vm import CommandFailed, Node, Spawned
 CHECKOUT = Path(__file__).resolve().parents[2]
 WWN = 0x5000C50015EA71AC
 NAME = f"wwn-0x{WWN:016x}"
-HOSTILE_SERIAL = "OWN\x1b[2J\n\"',\udcff"  # what a disk may say of itself; a serial has at most 36 bytes in QEMU
+HOSTILE_SERIAL = "OWN\x1b[2J\n\"',\u202e"  # what a disk may say of itself; a serial has at most 36 bytes in QEMU
 EXPORT = "export"  # mount tag of a directory of the host that every node can mount: 9p, a source without a device
 
 POLICY = """

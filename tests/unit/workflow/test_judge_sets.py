@@ -16,6 +16,7 @@ from enforcer.model.intent import Effect
 from enforcer.model.resource import DevNum, UseKind
 from enforcer.policy.rules import Match, Rule, RuleMode
 from enforcer.policy.rules import RuleVerdict as Wants
+from enforcer.storage import dmtable
 from enforcer.storage.companions import Companions
 from enforcer.storage.dmtable import DmTable, DmTableError, DmTarget
 
@@ -168,7 +169,7 @@ def test_a_multipath_map_takes_its_paths_without_a_lease(
     """On every node, whoever uses the LUN. A map that is none of multipathd's is a use like any other."""
     court.table = mpath(SECOND)
     court.node.store.hold(B)
-    monkeypatch.setattr(court.node.devices, "map_uuid", lambda _table: uuid)
+    monkeypatch.setattr(dmtable, "uuid_of", lambda _table, *, scratch: uuid)
     _, verdict = court.judge(TABLE)
     assert (verdict.carrier, verdict.effect is Effect.PERMIT, court.node.store.ours()) == (carrier, carrier, {})
 
@@ -180,5 +181,5 @@ def test_a_piece_of_a_multipath_map_is_no_use_of_it(
     court.node.add(disk(DevNum(253, 0), "dm-0", B, below=(SECOND,), carrier=whole))
     court.table = over(DevNum(253, 0))
     court.node.store.hold(B)
-    monkeypatch.setattr(court.node.devices, "map_uuid", lambda _table: "part1-mpath-3600")
+    monkeypatch.setattr(dmtable, "uuid_of", lambda _table, *, scratch: "part1-mpath-3600")
     assert court.judge(TABLE)[1].carrier is carrier
