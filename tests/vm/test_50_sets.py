@@ -31,11 +31,20 @@ class Set:
 BTRFS = "mkfs.btrfs -qf -m raid1 -d single {main} {other}"
 JOURNAL = "mkfs.ext4 -qF -O journal_dev -b 4096 {other} && mkfs.ext4 -qF -b 4096 -J device={other} {main}"
 LOG = "mkfs.xfs -qf -l logdev={other},size=64m {main}"
+NEW_API = "/run/attempt fsconfig {main} {dir} {fstype} "
 SETS = (
     Set("btrfs, members found by scan", "btrfs", BTRFS, "mount -t btrfs {main} {dir}", "btrfs device scan >&2"),
     Set("btrfs, member named", "btrfs", BTRFS, "mount -t btrfs -o device={other} {main} {dir}"),
     Set("ext4, journal found by number", "ext4", JOURNAL, "mount -t ext4 {main} {dir}"),
     Set("ext4, journal named", "ext4", JOURNAL, "mount -t ext4 -o journal_path={other} {main} {dir}"),
+    Set("btrfs, member named by fsconfig", "btrfs", BTRFS, NEW_API + "device={other}"),
+    Set(
+        "ext4, journal named by fsconfig",
+        "ext4",
+        JOURNAL,
+        NEW_API + "journal_path={other}",
+    ),
+    Set("xfs, log named by fsconfig", "xfs", LOG, NEW_API + "logdev={other}"),
     Set("xfs with a log device", "xfs", LOG, "mount -t xfs -o logdev={other} {main} {dir}"),
 )
 
@@ -46,7 +55,12 @@ def _disks(cluster: Cluster) -> tuple[SharedDisk, ...]:
 
 def _names(cluster: Cluster, node: Node, made: Set) -> dict[str, str]:
     part = 2 if made.fstype == "ext4" else 1
-    return {"main": node.device(cluster.xfs), "other": f"{node.device(cluster.disk)}{part}", "dir": ways.MOUNT_POINT}
+    return {
+        "main": node.device(cluster.xfs),
+        "other": f"{node.device(cluster.disk)}{part}",
+        "dir": ways.MOUNT_POINT,
+        "fstype": made.fstype,
+    }
 
 
 @pytest.fixture(scope="module", autouse=True)
