@@ -131,6 +131,15 @@ PERMITTED_MUTANTS = (
         _steps(PERMITTED, "test_a_free_device_can_be_written_and_stacked[dmsetup]"),
     ),
     Mutant(
+        "dd-not-held",
+        "dd holds the lease while it writes, although it does not ask for the device exclusively.",
+        "bpf/gate.h",
+        "counted = count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);",
+        "counted = !exclusive || count_file(file, dev, write ? BLK_OPEN_WRITE : 0, exclusive);",
+        f"{PERMITTED}::test_a_free_device_can_be_written_and_stacked",
+        _steps(PERMITTED, "test_a_free_device_can_be_written_and_stacked[dd]"),
+    ),
+    Mutant(
         "writer-uncounted",
         "An open file without O_EXCL keeps the lease for as long as it is open.",
         "bpf/gate.h",
