@@ -152,7 +152,7 @@ def uuid_of(table: DmTable, *, scratch: Path) -> str:
     request += bytes(_DM_IOCTL_BYTES - len(request))
     with _control(scratch) as fd:
         fcntl.ioctl(fd, DM_DEV_STATUS, request)
-    uuid: bytes = _HEADER.unpack_from(request)[11]
+    uuid: bytes = _HEADER.unpack_from(request)[12]
     return escape(uuid.partition(b"\0")[0])
 
 
