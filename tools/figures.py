@@ -235,7 +235,7 @@ def first_mount(cluster: Cluster, node: Node) -> list[Figure]:
             f"median of {FIRST_MOUNTS} mount(2) of an ext4 of {FS_MIB} MiB, the lease free before each",
         ),
         Figure(
-            "of it, the lease in etcd",
+            "of it, acquiring the lease",
             median(store) / 1e3,
             "ms",
             "one linearizable read of etcd",
