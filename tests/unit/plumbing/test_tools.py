@@ -195,6 +195,7 @@ def test_quantiles_are_values_that_were_seen() -> None:
     values = [float(n) for n in range(300, 0, -1)]
     assert figures.p99(values) == 297.0
     assert figures.p99([7.0]) == 7.0 and figures.p99([1.0, 9.0]) == 9.0
+    assert figures.calm([9.0] * 400 + [2.0] * 200 + [9.0] * 400) == 2.0
 
 
 def test_a_figure_stands_beside_its_counterpart() -> None:
