@@ -42,8 +42,8 @@ MAX_ANSWER = 16 << 20  # bytes; etcd's own limit for one request is 1.5 MiB, a r
 MAX_HEADERS = 64
 MAX_IDLE = 4  # connections kept per endpoint
 PAUSE_S = 0.02  # between two tries
-LOOK_S = 0.3  # at most, at the end of a budget, to find out why there was no answer
-SPARE_S = 0.2  # at most, of a budget, left to the caller: its own time-out must not come before our reason
+LOOK_S = 1.0  # at most, at the end of a budget, to find out why there was no answer
+SPARE_S = 1.0  # at most, of a budget, left to the caller: its own time-out must not come before our reason
 
 # HTTP statuses that no repetition cures.
 PERMANENT = frozenset({400, 401, 403, 404, 405, 409, 501})

@@ -15,6 +15,10 @@ the node's record linearizably: a session whose record is gone is lost, even if 
 **One node, one name.** The record is created only if there is none. One of an earlier session, of this boot
 or of another, is waited for as long as it was granted for and never pushed aside; if somebody still renews it
 then, two nodes use one name. A boot that was confirmed fenced gets no session: others may already write.
+
+**A session that the store ends too early.** A leader that hung for longer than a TTL may revoke, when it goes on, what
+was renewed with its successor meanwhile (etcd issue 15247; seen with 3.4.23). The keeper opens another
+session then. Until that, this node begins nothing new and is stranded to the others: its leases hang on no session.
 """
 
 from __future__ import annotations

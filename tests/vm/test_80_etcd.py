@@ -42,6 +42,10 @@ def live(story: Story, one: Node, cluster: Cluster) -> Iterator[str]:
     dev = story.part(one)
     story.works(one, f"mkdir -p {LIVE} && mkfs.ext4 -qF {dev} && mount -t ext4 {dev} {LIVE}")
     yield dev
+    if not cluster.ask(one, "status"):  # a case that failed has left it stopped or dead
+        one.run(KILL_BOTH)
+        cluster.start(one)
+        cluster.ready(one)
     story.works(one, f"umount {LIVE}")
     cluster.wait_free(one, dev)
 
