@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from enforcer.cluster.store import LeaseStore
 from enforcer.kernel.tables import Tables
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost
-from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Holder, Lease, Standing
-from enforcer.model.resource import Device, DevNum, Mode, ResourceId
+from enforcer.model.lease import Denied, Granted, HeldLease, Holder, Lease, Standing
+from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.storage import usage
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
 from enforcer.workflow.freshness import Freshness
 from enforcer.workflow.partitions import PartitionTables
+from enforcer.workflow.turns import Turns
 from enforcer.workflow.uses import Uses
 
 log = logging.getLogger(__name__)
@@ -59,17 +60,11 @@ class Leases:
         scratch: Path,
     ) -> None:
         """``deadline_ns()``: boot clock until which the node's session is live, None for a store without sessions."""
-        self._store, self._devices, self._tables, self._deadline_ns, self._scratch = (
-            store,
-            devices,
-            tables,
-            deadline_ns,
-            scratch,
-        )
-        self._me = me
+        self._store, self._devices, self._tables, self._me = store, devices, tables, me
+        self._deadline_ns, self._scratch = deadline_ns, scratch
         self._held: dict[ResourceId, _Held] = {}
         self._elsewhere: dict[ResourceId, HeldLease] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._turns = Turns(lambda: boot_ns())
         self._wake = asyncio.Event()
         self._partitions = PartitionTables(devices, scratch)
         self._uses = Uses(tables, scratch)
@@ -94,17 +89,19 @@ class Leases:
         """Take all that a use of ``device`` touches, or nothing, within ``budget_s`` seconds.
 
         A grant also is a permit for ``intent``: the lease stays until its use has begun and ended, or until
-        the permit is forgotten. Never raises for the store's sake.
+        the permit is forgotten. Never raises for the store's sake. Asks for one LUN queue up; with the store
+        silent, who has waited its budget away is denied for the reason of the one before.
         """
-        wanted = frozenset(device.resources)
+        wanted, asked_ns = frozenset(device.resources), boot_ns()
         ours = self._ours(wanted, intent)
         if ours is not None:
             return ours
-        async with self._locked(wanted):
+        async with self._turns.of(wanted):
             ours = self._ours(wanted, intent)
             if ours is not None:
                 return ours
-            outcome = await self._store.acquire(frozenset(Claim(r, Mode.EX) for r in wanted), facts, budget_s=budget_s)
+            left_s = budget_s - (boot_ns() - asked_ns) / 1e9
+            outcome = await self._turns.ask(self._store, wanted, facts, asked_ns=asked_ns, left_s=left_s)
             if isinstance(outcome, Denied):
                 self._learn(outcome)
                 return outcome
@@ -230,7 +227,7 @@ class Leases:
 
     async def _reconcile(self, resource: ResourceId) -> None:
         """The store and we disagree about one resource of ours; the store is right, and the stricter side wins."""
-        async with self._locked(frozenset({resource})):
+        async with self._turns.of(frozenset({resource})):
             found = [
                 k.lease
                 for k in await self._store.leases(resource.lun)
@@ -272,7 +269,7 @@ class Leases:
         held = self._held.get(resource)
         if held is None or not (self._idle(resource, held) or self._only_in_flight(resource, held)):
             return
-        async with self._locked(frozenset({resource})):
+        async with self._turns.of(frozenset({resource})):
             if self._held.get(resource) is not held:
                 return
             if held.uncounted and await self._still_used(resource, held):
@@ -391,13 +388,6 @@ class Leases:
         # what we were granted is newer than what we had read of others
         others = frozenset(r for r in self._elsewhere if not any(r.meets(mine) for mine in self._held))
         self._devices.set_grips(grips, others)
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, resources: frozenset[ResourceId]) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as stack:
-            for lun in sorted({r.lun for r in resources}):
-                await stack.enter_async_context(self._locks.setdefault(lun, asyncio.Lock()))
-            yield
 
     def uses_of(self, dev: DevNum) -> tuple[int, int]:
         """(counted uses, opens in flight) of one device."""

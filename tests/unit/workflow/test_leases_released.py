@@ -145,7 +145,7 @@ def test_a_permit_that_comes_while_the_release_waits_is_not_disturbed(
             publish()
             closing.append(node.state(SECOND))
 
-        async with node.leases._locked(frozenset({B})):
+        async with node.leases._turns.of(frozenset({B})):
             releasing = asyncio.create_task(node.leases.release_unused())
             await turn()
             asked = asyncio.create_task(node.leases.acquire(node.there[SECOND], 2, {}, budget_s=5))

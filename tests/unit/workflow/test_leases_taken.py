@@ -9,7 +9,7 @@ import pytest
 from lab_node import A1, BOTH, DISK, OTHER, PART, PART2, SECOND, A, B, Node, run
 
 from enforcer.kernel.abi import State
-from enforcer.model.lease import Granted, Standing
+from enforcer.model.lease import Denied, Granted, Standing
 
 
 def test_a_grant_is_in_the_guard_table(node: Node) -> None:
@@ -140,5 +140,23 @@ def test_covered_means_all_of_it(node: Node) -> None:
         assert node.leases.covered(node.there[SECOND]) and not node.leases.covered(BOTH)
         await node.take(node.there[DISK])
         assert node.leases.covered(BOTH)
+
+    run(scenario())
+
+
+def test_who_waited_for_its_turn_while_the_store_was_silent_is_denied_in_time_for_the_same_reason(node: Node) -> None:
+    async def patience(call: str) -> None:
+        if call == "acquire":
+            await asyncio.sleep(0.01)  # the other one comes
+            node.pass_s(9.5)
+
+    async def scenario() -> None:
+        node.store.out_of_reach, node.store.during = True, patience
+        both = [node.leases.acquire(node.there[SECOND], intent, {}, budget_s=10.0) for intent in (1, 2)]
+        first, second = await asyncio.gather(*both)
+        assert first == second == Denied(Standing.UNKNOWN, "the lease store did not answer")
+        assert node.store.calls == ["acquire"]
+        node.store.out_of_reach, node.store.during = False, None
+        await node.take(node.there[SECOND])
 
     run(scenario())
