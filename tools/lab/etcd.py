@@ -144,6 +144,15 @@ class EtcdServer:
             time.sleep(0.05)
         raise EtcdError(f"no member of {self.size} leads after {wait_s:.0f} s")
 
+    def lead(self, member: int) -> None:
+        """Hand the leadership to a member (MoveLeader, rpc.proto). Raises EtcdError, OSError."""
+        end = time.monotonic() + 20
+        while (leader := self.leader()) != member:
+            if time.monotonic() > end:
+                raise EtcdError(f"{self.members[member].name} does not become the leader")
+            target = _post(self.members[member], "/maintenance/status", {})["header"]["member_id"]
+            _post(self.members[leader], "/maintenance/transfer-leadership", {"targetID": target})
+
     def records(self, prefix: str, *, wait_s: float = 20.0) -> dict[str, Record]:
         """All keys below a prefix, by a linearizable read through any member. Raises EtcdError."""
         ask = {"key": _b64(prefix), "range_end": _b64(prefix[:-1] + chr(ord(prefix[-1]) + 1))}
