@@ -2,13 +2,13 @@
 """``python -m tools.mutants [NAME]...``: break one thing, and watch the test that claims to prove it fail.
 
 A test that never failed proves nothing, and a promise whose test was seen to fail once can lose that test to the next
-change. So the breaks are kept, in :mod:`tools.mutants_table`, one for each promise at least. Each runs in a copy of the
-checkout with one text replaced, and counts as killed only if the very test that it names failed on its own assertion.
-A fixture that broke, a virtual machine that was lost, a limit that passed, another test that failed first: all that
-would hide a test that sees nothing, so none of it is a kill.
+change. So the breaks are kept, in :mod:`tools.mutants_table` and :mod:`tools.mutants_stress`, one for each promise at
+least. Each runs in a copy of the checkout with one text replaced, and counts as killed only if the very test that it
+names failed on its own assertion. A fixture that broke, a virtual machine that was lost, a limit that passed, another
+test that failed first: all that would hide a test that sees nothing, so none of it is a kill.
 
-The copy has no environment of its own: this interpreter runs it with the copy first on its path, and the guests of the
-lab import from the directory that their start scripts change to, which is derived from the lab's own file.
+The copy has no environment of its own: this interpreter runs it with the copy first on its path, and the guests of
+the lab import from the directory that their start scripts change to, which is derived from the lab's own file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tools import bpf
-from tools.mutants_table import MUTANTS, Mutant, Suite
+from tools import bpf, mutants_stress, mutants_table
+from tools.mutants_table import Mutant, Suite
 
+MUTANTS = (*mutants_table.MUTANTS, *mutants_stress.MUTANTS)
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = Path("/var/tmp")  # the guests have a /tmp of their own
 LIMIT_S = {Suite.LINT: 300.0, Suite.UNIT: 300.0, Suite.VM: 1200.0}

@@ -8,8 +8,8 @@ import ast
 import pytest
 
 from tools import mutants
-from tools.mutants import Failure, Fate, broken, failures, judged
-from tools.mutants_table import MUTANTS, Mutant, Suite
+from tools.mutants import MUTANTS, Failure, Fate, broken, failures, judged
+from tools.mutants_table import Mutant, Suite
 from tools.test import LINT
 
 TEST = "tests/vm/test_10.py::test_it"
