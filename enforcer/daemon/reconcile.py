@@ -121,7 +121,7 @@ class Reconciler:
             if known.device.in_use and known.device.dev not in found:
                 self._devices.note_use(known.device.dev, "")
         for dev, used in found.items():
-            if used.holders and self._devices.carries(dev):
+            if used.holders and await asyncio.to_thread(self._devices.carries, dev):
                 used = replace(used, holders=())
             if self._leases.uses_of(dev)[0] <= 0:
                 self._devices.note_use(dev, used.sentence())

@@ -198,9 +198,11 @@ class Devices:
         ]
 
     def carries(self, dev: DevNum) -> bool:
-        """True for a path with its multipath map, and for a map with pieces: being held from above is no use of it."""
-        known = self.known.get(dev)
-        return known is not None and known.device.carrier and any(dev in k.device.below for k in self.known.values())
+        """True for a path with its multipath map, and for a map with pieces: being held from above is no use of it.
+
+        Looked at now, for no event of the path tells that a map took it; so not for the loop.
+        """
+        return self._identities.resolve(dev).carrier and any(dev in k.device.below for k in list(self.known.values()))
 
     def expect_table(self, table: DmTable) -> None:
         """A table is about to be loaded: what its map was says nothing of what it will be."""

@@ -335,7 +335,7 @@ class Leases:
     async def _claimed(self, resource: ResourceId) -> bool:
         """True unless every device of the resource lets itself be opened exclusively."""
         for dev in self._devices.counted_for(resource):
-            if self._devices.carries(dev):
+            if await asyncio.to_thread(self._devices.carries, dev):
                 continue  # claimed by the map or the piece on it, whose uses are counted
             answer = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._scratch)
             if answer is not False and self._claimed_by_part(dev, resource):

@@ -30,6 +30,11 @@ def _map(node: Node, cluster: Cluster) -> str:
     )
 
 
+def _name(node: Node) -> str:
+    """The kernel's name of the map."""
+    return node.run("dmsetup info --columns --noheadings -o blkdevname mpatha").out.strip()
+
+
 @pytest.fixture(scope="module")
 def maps(story: Story, cluster: Cluster) -> Iterator[None]:
     """A multipath map on both nodes, as on every node of a SAN, whoever uses the LUN."""
@@ -43,7 +48,7 @@ def maps(story: Story, cluster: Cluster) -> Iterator[None]:
 
 def test_a_multipath_map_takes_its_paths_without_a_lease(maps: None, cluster: Cluster) -> None:
     for node in cluster.nodes:
-        names = [*(path[5:] for path in node.paths(cluster.twin)), node.run(f"readlink -f {MAP}").out.strip()[5:]]
+        names = [*(path[5:] for path in node.paths(cluster.twin)), _name(node)]
         for name in names:
             state = cluster.state_of(node, name)
             assert state["state"] in ("free", "elsewhere") and state["uses"] == 0, state
@@ -64,7 +69,7 @@ def test_a_lun_is_refused_by_every_name_that_it_has(
 
 def test_through_the_map_it_is_used_and_given_back(maps: None, story: Story, two: Node, cluster: Cluster) -> None:
     story.works(two, f"mount -t ext4 {MAP} {ways.MOUNT_POINT}")
-    name = two.run(f"readlink -f {MAP}").out.strip()[5:]
+    name = _name(two)
     assert cluster.state_of(two, name)["uses"] >= 1
     story.works(two, f"umount {ways.MOUNT_POINT}")
     cluster.wait_free(two, name)
