@@ -121,7 +121,8 @@ class Reconciler:
             if known.device.in_use and known.device.dev not in found:
                 self._devices.note_use(known.device.dev, "")
         for dev, used in found.items():
-            if used.holders and await asyncio.to_thread(self._devices.carries, dev):
+            carries: bool = await asyncio.to_thread(self._devices.carries, dev) if used.holders else False
+            if carries:
                 used = replace(used, holders=())
             if self._leases.uses_of(dev)[0] <= 0:
                 self._devices.note_use(dev, used.sentence())
