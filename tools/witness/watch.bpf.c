@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The mount family of system calls, seen from their two ends: what was asked for, and what came of it.
  *
- * Raw tracepoints of every system call's entry and exit, because the ones of single calls do not see 32-bit programs
- * (arch_trace_is_compat_syscall, arch/x86/include/asm/ftrace.h), and are skipped while the same CPU is in the middle
- * of somebody's bpf(2) (trace_call_bpf, kernel/trace/bpf_trace.c). A call of another family costs two comparisons.
+ * The tracepoints of every system call's entry and exit, because those of single calls do not see 32-bit programs
+ * (arch_trace_is_compat_syscall, arch/x86/include/asm/ftrace.h); and by perf, which runs a program with preemption off:
+ * as raw tracepoints they can be preempted (seen on 7.3), and are skipped meanwhile on that CPU (__bpf_trace_run,
+ * kernel/trace/bpf_trace.c). A call of another family costs two comparisons.
+ *
+ * By perf a program is skipped only while the CPU is in the middle of somebody's bpf(2) (trace_call_bpf, same file).
+ * Therefore either end suffices: an exit without an entry is described by the registers that it still has, and an entry
+ * without an exit is passed on, its outcome unknown, once its thread makes another call.
  *
  * Compiled by BCC against tools/witness/headers, never against a kernel's: struct pt_regs and the head of struct
  * thread_info below are all that is taken from the kernel. */
@@ -15,6 +20,17 @@ struct registers { /* struct pt_regs, arch/x86/include/asm/ptrace.h: part of the
 struct thread_head { /* struct thread_info, arch/x86/include/asm/thread_info.h: the head of struct task_struct */
 	u64 flags, syscall_work;
 	u32 status;
+};
+
+struct entered { /* raw_syscalls/sys_enter/format below events/ of tracefs, and sys_exit */
+	u64 common;
+	s64 id;
+	u64 args[6];
+};
+
+struct left {
+	u64 common;
+	s64 id, ret;
 };
 
 #define __always_inline inline __attribute__((always_inline))
@@ -133,7 +149,7 @@ static __always_inline void pass_on(struct call *c)
 }
 
 /* A place for the thread's call, described; NULL if there is no room. */
-static __always_inline struct call *begun(u64 id, struct registers *from, u64 raw_nr, u32 nr, bool compat)
+static __always_inline struct call *begun(u64 id, u64 raw_nr, u32 nr, bool compat)
 {
 	struct registers r = {};
 	struct call *c;
@@ -152,7 +168,7 @@ static __always_inline struct call *begun(u64 id, struct registers *from, u64 ra
 	c = running.lookup(&id);
 	if (!c)
 		return NULL;
-	bpf_probe_read_kernel(&r, sizeof(r), from);
+	bpf_probe_read_kernel(&r, sizeof(r), (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
 	c->args[0] = compat ? (u32)r.bx : r.di;
 	c->args[1] = compat ? (u32)r.cx : r.si;
 	c->args[2] = compat ? (u32)r.dx : r.dx;
@@ -171,16 +187,15 @@ static __always_inline struct call *begun(u64 id, struct registers *from, u64 ra
 	return c;
 }
 
-RAW_TRACEPOINT_PROBE(sys_enter)
+int tracepoint__raw_syscalls__sys_enter(struct entered *ctx)
 {
-	u64 raw_nr = ctx->args[1];
 	bool compat = by_the_32_bit_entry();
-	u32 nr = in_the_64_bit_table(raw_nr, compat);
+	u32 nr = in_the_64_bit_table(ctx->id, compat);
 	struct call *c;
 
 	if (!nr)
 		return 0;
-	c = begun(bpf_get_current_pid_tgid(), (struct registers *)ctx->args[0], raw_nr, nr, compat);
+	c = begun(bpf_get_current_pid_tgid(), ctx->id, nr, compat);
 	if (!c)
 		return 0;
 	c->seen = SEEN_ENTRY;
@@ -188,25 +203,22 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 	return 0;
 }
 
-RAW_TRACEPOINT_PROBE(sys_exit)
+int tracepoint__raw_syscalls__sys_exit(struct left *ctx)
 {
-	struct registers *registers = (struct registers *)ctx->args[0];
-	u64 id = bpf_get_current_pid_tgid(), raw_nr = 0;
 	bool compat = by_the_32_bit_entry();
+	u32 nr = in_the_64_bit_table(ctx->id, compat);
+	u64 id = bpf_get_current_pid_tgid();
 	struct call *c;
-	u32 nr;
 
-	bpf_probe_read_kernel(&raw_nr, sizeof(raw_nr), &registers->orig_ax);
-	nr = in_the_64_bit_table(raw_nr, compat);
 	if (!nr)
 		return 0;
 	c = running.lookup(&id);
 	if (!c || c->nr != nr)
-		c = begun(id, registers, raw_nr, nr, compat); /* its entry was skipped, or was before the watch */
+		c = begun(id, ctx->id, nr, compat); /* its entry was skipped, or was before the watch */
 	if (!c)
 		return 0;
 	c->seen |= SEEN_EXIT;
-	c->ret = ctx->args[1];
+	c->ret = ctx->ret;
 	if (c->unread) { /* its pages were not there at the entry; the kernel has fetched them by now */
 		c->unread = 0;
 		read_texts(c);

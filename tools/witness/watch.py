@@ -2,8 +2,8 @@
 """A second pair of eyes: every system call of the mount family on this machine, as one line of JSON each.
 
 It exists so that the audit log can be checked against something that did not write it. Therefore it is a program of
-its own that imports nothing of mount-enforcer, and looks from another side: BCC, raw tracepoints at the two ends of
-the system calls, no LSM hook, nothing of what the gate and the guard stand on. ``compare.py`` holds the two together.
+its own that imports nothing of mount-enforcer, and looks from another side: BCC, tracepoints at the two ends of the
+system calls, no LSM hook, nothing of what the gate and the guard stand on. ``compare.py`` holds the two together.
 
 It runs under Debian's own interpreter, for which python3-bpfcc is made (BCC has no package on PyPI: what is called
 ``bcc`` there is an unrelated maths library). No kernel headers: the few lines of C need two structures of the kernel
@@ -38,6 +38,7 @@ SEEN_ENTRY, SEEN_EXIT = 1, 2
 TEXT = 256  # bytes of a text with its NUL, TEXT of watch.bpf.c
 NO_PERMISSION, NOT_INSTALLED = 4, 5  # systemd.exec(5)
 POLL_MS = 200
+TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))  # BCC looks at both
 
 # arch/x86/entry/syscalls/syscall_64.tbl; the names of their texts, in the order of read_texts() of watch.bpf.c, and of
 # their arguments that are worth a number
@@ -159,6 +160,8 @@ def load() -> Any:
             f"{bcc.__file__} is another bcc, not the one for BPF",
             "remove it and apt-get install python3-bpfcc",
         )
+    if not any((place / "events/raw_syscalls").is_dir() for place in TRACEFS):
+        fail(NOT_INSTALLED, "tracefs is not mounted", f"mount -t tracefs tracefs {TRACEFS[0]}")
     try:
         return bcc.BPF(text=(HERE / "watch.bpf.c").read_text())
     except Exception as error:
@@ -192,8 +195,8 @@ class Watch:
         while not self._stopped and time.monotonic() < end and not reader.poll(0):
             self._bpf.ring_buffer_poll(POLL_MS)
             self._tell()
-        for tracepoint in (b"sys_enter", b"sys_exit"):
-            self._bpf.detach_raw_tracepoint(tracepoint)
+        for tracepoint in (b"raw_syscalls:sys_enter", b"raw_syscalls:sys_exit"):
+            self._bpf.detach_tracepoint(tracepoint)
         self._bpf.ring_buffer_consume()
         self._tell()
         for _, call in self._bpf.get_table("running", ctypes.c_uint64, Call).items():  # still in the call

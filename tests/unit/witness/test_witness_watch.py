@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,11 +88,13 @@ class Bpf:
         (0, "x86_64", None, 5, "apt-get install python3-bpfcc"),
         (0, "x86_64", SimpleNamespace(__file__="/x/bcc.py"), 5, "/x/bcc.py is another bcc"),
         (0, "x86_64", SimpleNamespace(__version__="0.26.0", BPF=Bpf), 5, "BCC 0.26.0 cannot compile or load"),
+        (0, "x86_64", SimpleNamespace(BPF=Bpf, tracefs="none"), 5, "mount -t tracefs"),
     ],
 )
 def test_where_it_cannot_watch_it_says_why_and_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
     uid: int,
     machine: str,
     module: object,
@@ -101,6 +104,8 @@ def test_where_it_cannot_watch_it_says_why_and_what_to_do(
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setitem(sys.modules, "bcc", module)
+    (tmp_path / "mounted/events/raw_syscalls").mkdir(parents=True)
+    monkeypatch.setattr(watch, "TRACEFS", (tmp_path / getattr(module, "tracefs", "mounted"),))
     monkeypatch.setenv("BCC_KERNEL_SOURCE", "")  # restored after the test
     with pytest.raises(SystemExit) as ended:
         watch.load()
