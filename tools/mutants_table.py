@@ -411,6 +411,18 @@ RACES_MUTANTS = (
     ),
 )
 
+WITNESS = (
+    Mutant(
+        "unrecorded-api",
+        "Every mount that the witness sees has its record in the audit log, whichever API made it.",
+        "enforcer/daemon/recorder.py",
+        "        entry = audit_record.build(self._origin, intent, verdict)\n",
+        '        if intent.caller.syscall == "fsconfig":\n            return None\n'
+        "        entry = audit_record.build(self._origin, intent, verdict)\n",
+        "tests/vm/test_88_witness.py::test_they_agree",
+    ),
+)
+
 MUTANTS = (
     *STORY_MUTANTS,
     *UNTOUCHED,
@@ -421,4 +433,5 @@ MUTANTS = (
     *WRONG_STARTS,
     *BUILD,
     *RACES_MUTANTS,
+    *WITNESS,
 )
