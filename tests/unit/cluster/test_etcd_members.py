@@ -23,8 +23,8 @@ from enforcer.cluster.etcd_http import EtcdClient
 from enforcer.cluster.etcd_session import EtcdSession, SessionFacts
 from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.identity import holder, read_session
-from enforcer.keeper import main as keeper_main
-from enforcer.keeper.main import Keeper
+from enforcer.keeper import duties
+from enforcer.keeper.duties import Keeper
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import StoreUnavailable
 from enforcer.model.lease import Claim, Denied, Granted, Holder, Standing
@@ -109,7 +109,7 @@ class Nodes:
 
 @pytest.fixture
 def nodes(members: EtcdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nodes:
-    monkeypatch.setattr(keeper_main, "RETRY_S", RENEW_S)
+    monkeypatch.setattr(duties, "RETRY_S", RENEW_S)
     return Nodes([member.url for member in members.members], tmp_path)
 
 
