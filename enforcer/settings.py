@@ -45,7 +45,7 @@ class SettingsErrors(LocatedErrors):
 
 
 def _setting(default: T, help_text: str, *, key: str = "", kind: str = "string") -> T:
-    """A field of a section. ``kind``: string, name, path, paths, strings, duration, store."""
+    """A field of a section. ``kind``: string, name, word, path, paths, strings, duration, store."""
     return field(default=default, metadata={"help": help_text, "key": key, "kind": kind})
 
 
@@ -65,7 +65,17 @@ class Store:
     )
     path: str = _setting("", "Database of the sqlite store; leases.sqlite in state_dir if empty", kind="path")
     cluster: str = _setting("default", "Name that the nodes of one cluster have in common", kind="name")
-    endpoints: tuple[str, ...] = _setting((), "etcd members, as http://192.0.2.1:2379", kind="strings")
+    endpoints: tuple[str, ...] = _setting(
+        (), "etcd members, as https://192.0.2.1:2379; all of them https, or all http without any secret", kind="strings"
+    )
+    ca: str = _setting("", "PEM file of the authorities that sign etcd's certificates; for https", kind="path")
+    cert: str = _setting("", "PEM file of this node's client certificate, if etcd wants one", kind="path")
+    key: str = _setting("", "PEM file of its private key, without passphrase; not readable by others", kind="path")
+    server_name: str = _setting(
+        "", "Name in etcd's certificates; that of each endpoint if empty, and it is always checked", kind="name"
+    )
+    username: str = _setting("", "User of etcd, if authentication is enabled there; https only", kind="word")
+    password_file: str = _setting("", "File that holds its password and nothing else, of mode 0600", kind="path")
     ttl_s: float = _setting(30.0, "How long this node's session lives without renewal", key="ttl", kind="duration")
     renew_s: float = _setting(5.0, "How often the session is renewed", key="renew", kind="duration")
 
@@ -226,7 +236,30 @@ def _check(settings: Settings, document: Document) -> None:
         key = "renew" if ("store", "renew") in document.lines else "ttl"
         document.problem(("store", key), what, f"Raise ttl, or set renew to {most} or less")
     if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
-        document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["http://host:2379"]')
+        document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["https://host:2379"]')
+    _check_access(settings.store, document)
+
+
+def _check_access(store: Store, document: Document) -> None:
+    """How etcd is reached: nothing half secret, and nothing that would silently not be used."""
+    secure = [endpoint.startswith("https:") for endpoint in store.endpoints]
+    if True in secure and False in secure:
+        odd = secure.index(not secure[0])
+        what = f'"{store.endpoints[odd]}" and "{store.endpoints[0]}" mix http and https'
+        document.problem(("store", "endpoints", odd), what, "Make all of them https")
+    elif True in secure and not store.ca:
+        document.problem(("store", "endpoints"), "https endpoints need the authorities that sign them", "Set ca")
+    for one, other in (("cert", "key"), ("key", "cert"), ("username", "password_file"), ("password_file", "username")):
+        if getattr(store, one) and not getattr(store, other):
+            document.problem(("store", one), f'"{one}" is of no use without "{other}"', f"Set {other} as well")
+    if secure and True not in secure:
+        for key in ("ca", "cert", "key", "server_name"):
+            if getattr(store, key):
+                document.problem(("store", key), f'"{key}" is of no use with http endpoints', "Make them https")
+        if store.username:
+            document.problem(
+                ("store", "username"), "the password would cross the network in clear text", "Make the endpoints https"
+            )
 
 
 def _complete(settings: Settings) -> Settings:
@@ -274,10 +307,17 @@ def _read_strings(table: Fields, setting: Setting) -> tuple[str, ...]:
     values = table.strings(setting.key, one=False)
     for index, value in enumerate(values):
         if setting.key == "endpoints" and not _ENDPOINT.fullmatch(value):
-            table.problem((setting.key, index), f'"{value}" is not an endpoint', 'Write "http://192.0.2.1:2379"')
+            table.problem((setting.key, index), f'"{value}" is not an endpoint', 'Write "https://192.0.2.1:2379"')
         elif not value or "\0" in value:
             table.problem((setting.key, index), f'"{setting.key}" holds an empty word', "Remove it")
     return values
+
+
+def _read_word(table: Fields, setting: Setting) -> str:
+    value = table.string(setting.key)
+    if isinstance(table.data[setting.key], str) and (not value.strip() or not value.isprintable()):
+        table.problem(setting.key, f'"{setting.key}" is empty or not printable', "Write it out, or leave it out")
+    return value
 
 
 def _read_duration(table: Fields, setting: Setting) -> float:
@@ -290,6 +330,7 @@ def _read_store(table: Fields, setting: Setting) -> StoreKind:
 
 _READERS: dict[str, Callable[[Fields, Setting], object]] = {
     "name": _read_name,
+    "word": _read_word,
     "path": _read_path,
     "paths": _read_paths,
     "strings": _read_strings,

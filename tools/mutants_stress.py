@@ -256,7 +256,8 @@ ETCD_MUTANTS = (
         "keeper-invents-time",
         "A node that cannot renew may begin nothing any more once its session is over.",
         "enforcer/keeper/duties.py",
-        "                self._write_deadline(session.deadline_ns)\n                await asyncio.sleep(RETRY_S)\n",
+        "                self._write_deadline(session.deadline_ns if ours else None)\n"
+        "                await asyncio.sleep(RETRY_S)\n",
         "                self._write_deadline(boot_ns() + int(store.ttl_s * 1e9))\n"
         "                await asyncio.sleep(RETRY_S)\n",
         f"{ETCD}::test_a_lease_outlives_the_session_of_its_holder",

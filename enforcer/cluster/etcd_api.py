@@ -16,7 +16,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from enforcer.cluster.etcd_http import EtcdClient, EtcdRefused, Json
+from enforcer.cluster.etcd_http import Caller, EtcdRefused, Json
 from enforcer.model.errors import LeaseLost, StoreUnavailable
 
 GRPC_NOT_FOUND = 5
@@ -80,7 +80,7 @@ def if_unwritten_since(prefix: str, revision: int) -> Json:
 class Etcd:
     """Typed calls. All raise StoreUnavailable for a missing or malformed answer, EtcdRefused."""
 
-    def __init__(self, client: EtcdClient) -> None:
+    def __init__(self, client: Caller) -> None:
         self.client = client
         self._highest = 0
         self._cluster_id: object = None
@@ -101,14 +101,14 @@ class Etcd:
         body: Json = {"compare": list(compares), "success": list(ops)}
         answer = await self.client.call("/kv/txn", body, budget_s=budget_s, retry=retry)
         header = _object(answer, "header")
+        self._check_cluster(header)
         revision = _int(header, "revision")
-        cluster_id = header.get("cluster_id")
-        if revision < max(1, floor) or (self._cluster_id is not None and cluster_id != self._cluster_id):
+        if revision < max(1, floor):
             raise StoreUnavailable(
-                f"the lease store went back in time (revision {revision} after {floor}) or is another one",
-                hint="a restored backup, or endpoints of two clusters; restart enforcerd once settled",
+                f"the lease store went back in time (revision {revision} after {floor})",
+                hint="a restored backup; restart enforcerd once settled",
             )
-        self._cluster_id = cluster_id
+        self._cluster_id = header.get("cluster_id")
         self._highest = max(self._highest, revision)
         succeeded = answer.get("succeeded", False)
         responses = answer.get("responses", [])
@@ -118,6 +118,14 @@ class Etcd:
             raise _nonsense("txn.responses")
         ranges = [_pairs(response) for op, response in zip(ops, responses, strict=False) if "request_range" in op]
         return TxnAnswer(succeeded, revision, tuple(ranges))
+
+    def _check_cluster(self, header: Mapping[str, object]) -> None:
+        """What another cluster says of our leases, that it knows none, must not be believed."""
+        if self._cluster_id is not None and header.get("cluster_id") != self._cluster_id:
+            raise StoreUnavailable(
+                "the lease store is another one than before",
+                hint="endpoints of enforcer.toml must lead to the etcd cluster that holds the leases",
+            )
 
     async def lease_grant(self, ttl_s: int, *, budget_s: float) -> tuple[int, int]:
         """A new TTL lease: its id and the seconds that etcd really grants (it has a minimum)."""
@@ -131,6 +139,7 @@ class Etcd:
         """Renew; the seconds that it now lives. Raises LeaseLost if it is over (etcd then leaves TTL out)."""
         answer = await self.client.call("/lease/keepalive", {"ID": str(lease)}, budget_s=budget_s)
         result = _object(answer, "result")
+        self._check_cluster(_object(result, "header"))
         if _int(result, "ID") != lease:
             raise _nonsense("lease.keepalive")
         ttl = _int(result, "TTL")

@@ -29,24 +29,24 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
 
+from enforcer.cluster.http1 import Connection, Endpoint
 from enforcer.model.errors import BadConfiguration, EnforcerError, StoreUnavailable
 
 if TYPE_CHECKING:
-    import ssl
+    from enforcer.cluster.etcd_tls import Tls  # loads OpenSSL, which the keeper holds only where it speaks TLS
 
 PER_TRY_S = 0.7
-MAX_ANSWER = 16 << 20  # bytes; etcd's own limit for one request is 1.5 MiB, a range may answer with more
-MAX_HEADERS = 64
 MAX_IDLE = 4  # connections kept per endpoint
 PAUSE_S = 0.02  # between two tries
 LOOK_S = 1.0  # at most, at the end of a budget, to find out why there was no answer
 SPARE_S = 1.0  # at most, of a budget, left to the caller: its own time-out must not come before our reason
 
+HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
+
 # HTTP statuses that no repetition cures.
-PERMANENT = frozenset({400, 401, 403, 404, 405, 409, 501})
+PERMANENT = frozenset({400, 401, 403, 404, 405, 409, 412, 501})
 
 Json = dict[str, object]
 
@@ -60,115 +60,21 @@ class EtcdRefused(EnforcerError):
         self.code = code
 
 
-class Endpoint(NamedTuple):
-    host: str
-    port: int
-    tls: bool
+class Caller(Protocol):
+    """Whatever calls etcd: the client below, or one that logs in first (``etcd_access``)."""
 
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+    async def call(self, path: str, body: Mapping[str, object], *, budget_s: float, retry: bool = True) -> Json:
+        """See EtcdClient.call."""
 
-    @classmethod
-    def parse(cls, url: str) -> Endpoint:
-        """Read ``http://host:port`` or ``https://host:port``. Raises BadConfiguration."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port or 2379
-        except ValueError as error:
-            raise BadConfiguration(f"{url!r} is no etcd endpoint: {error}") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
-            raise BadConfiguration(f"{url!r} is no etcd endpoint", hint="write it as https://host:2379")
-        return cls(parts.hostname, port, parts.scheme == "https")
-
-
-class _Connection:
-    """One HTTP/1.1 connection that carries one request at a time."""
-
-    def __init__(self, endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.endpoint = endpoint
-        self.reusable = False
-        self._reader = reader
-        self._writer = writer
-
-    @property
-    def dead(self) -> bool:
-        return self._reader.at_eof() or self._writer.is_closing()
-
-    def abort(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError):
-            self._writer.transport.abort()
-
-    async def post(self, path: str, payload: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """Send one request, return status and body. Raises OSError, EOFError, ValueError."""
-        self.reusable = False
-        lines = [f"POST {path} HTTP/1.1", f"Host: {self.endpoint}", f"Content-Length: {len(payload)}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        self._writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + payload)
-        await self._writer.drain()
-        status = await self._status()
-        length, chunked, close = await self._headers()
-        if chunked:
-            body = await self._chunks()
-        elif length is not None:
-            body = await self._reader.readexactly(length)
-        else:
-            raise ValueError("an answer without a length")
-        self.reusable = not close
-        return status, body
-
-    async def _line(self) -> bytes:
-        line = await self._reader.readline()  # ValueError beyond 64 KiB
-        if not line.endswith(b"\n"):
-            raise EOFError("the connection ended inside an answer")
-        return line.strip()
-
-    async def _status(self) -> int:
-        version, _, rest = (await self._line()).partition(b" ")
-        status = _digits(rest[:3], 10)
-        if version not in (b"HTTP/1.1", b"HTTP/1.0") or status < 200:
-            raise ValueError("not an HTTP answer")
-        return status
-
-    async def _headers(self) -> tuple[int | None, bool, bool]:
-        length: int | None = None
-        chunked = close = False
-        for _ in range(MAX_HEADERS):
-            line = await self._line()
-            if not line:
-                return length, chunked, close
-            name, _, value = line.lower().partition(b":")
-            value = value.strip()
-            if name == b"content-length":
-                length = _digits(value, 10)
-            elif name == b"transfer-encoding":
-                if value != b"chunked":
-                    raise ValueError("an unknown transfer encoding")
-                chunked = True
-            elif name == b"connection":
-                close = value == b"close"
-        raise ValueError("too many headers")
-
-    async def _chunks(self) -> bytes:
-        body = bytearray()
-        while size := _digits((await self._line()).partition(b";")[0].strip(), 16):
-            if len(body) + size > MAX_ANSWER:
-                raise ValueError("an answer beyond all measure")
-            body += await self._reader.readexactly(size)
-            if await self._line():
-                raise ValueError("a chunk of the wrong length")
-        for _ in range(MAX_HEADERS):
-            if not await self._line():
-                return bytes(body)
-        raise ValueError("too many trailers")
+    async def close(self) -> None:
+        """Drop idle connections."""
 
 
 class EtcdClient:
     """Calls one etcd cluster through any of its members. Belongs to one event loop.
 
-    ``tls`` is used for https endpoints. ``headers`` go with every request (``Authorization``, for example).
-    We always send ``Accept``: some servers take a request without it for one of their own and skip
-    authentication.
+    ``tls`` is used for https endpoints. We always send ``Accept``: some servers take a request without it for one of
+    their own and skip authentication.
     """
 
     def __init__(
@@ -176,47 +82,68 @@ class EtcdClient:
         endpoints: Sequence[str],
         *,
         per_try_s: float = PER_TRY_S,
-        tls: ssl.SSLContext | None = None,
-        headers: Mapping[str, str] | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """Raises BadConfiguration for endpoints that are none."""
+        self._per_try_s = per_try_s
+        self._at = 0
+        self._idle: dict[Endpoint, list[Connection]] = {}
+        self._epoch = 0
+        self.change(endpoints, tls)
+
+    def change(self, endpoints: Sequence[str], tls: Tls | None = None) -> None:
+        """Use other endpoints from the next try on; what is under way ends where it began. Raises BadConfiguration."""
         if not endpoints:
             raise BadConfiguration("no etcd endpoint is configured", hint="set [store] endpoints")
-        self.endpoints = tuple(Endpoint.parse(url) for url in endpoints)
-        if tls is None and any(endpoint.tls for endpoint in self.endpoints):
+        parsed = tuple(Endpoint.parse(url) for url in endpoints)
+        if tls is None and any(endpoint.tls for endpoint in parsed):
             raise BadConfiguration("an https endpoint needs a certificate authority", hint="set [store] ca")
-        self._per_try_s = per_try_s
-        self._tls = tls
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})}
-        self._at = 0
-        self._idle: dict[Endpoint, list[_Connection]] = {}
+        self.endpoints, self._tls = parsed, tls
+        self._epoch += 1
+        self._drop()
 
     async def close(self) -> None:
         """Drop idle connections. The client can be used again."""
+        self._drop()
+
+    def _drop(self) -> None:
         for connections in self._idle.values():
             for connection in connections:
                 connection.abort()
         self._idle.clear()
 
-    async def call(self, path: str, body: Mapping[str, object], *, budget_s: float, retry: bool = True) -> Json:
-        """POST ``body`` to ``/v3`` + path and return the answer.
+    async def call(
+        self,
+        path: str,
+        body: Mapping[str, object],
+        *,
+        budget_s: float,
+        retry: bool = True,
+        headers: Mapping[str, str] | None = None,
+        per_try_s: float = 0.0,
+    ) -> Json:
+        """POST ``body`` to ``/v3`` + path and return the answer. ``per_try_s`` is for calls that are slow by nature.
 
         Raises StoreUnavailable, which tells a lost quorum from other silence, if there is none within
         ``budget_s`` seconds (or, with ``retry=False``, as soon as a request that was sent got no usable answer:
-        it may have been carried out), EtcdRefused if etcd will never fulfil the request.
+        it may have been carried out), EtcdRefused if etcd will never fulfil the request. Where no member gets
+        through a TLS handshake it says so at once.
         """
         payload = json.dumps(body, separators=(",", ":")).encode("ascii")
         clock = asyncio.get_running_loop().time
         end = clock() + budget_s
         look_s, spare_s = min(LOOK_S, budget_s / 8), min(SPARE_S, budget_s / 8)
-        trouble = "no time was left"
+        trouble, tried = "no time was left", False
+        untrusted: set[Endpoint] = set()
+        per_try_s = per_try_s or self._per_try_s
+        headers = {**HEADERS, **(headers or {})}
         while (left := end - look_s - spare_s - clock()) > 0:
             endpoint = self.endpoints[self._at % len(self.endpoints)]
-            connection: _Connection | None = None
+            connection: Connection | None = None
             try:
-                async with asyncio.timeout(min(self._per_try_s, left)):
+                async with asyncio.timeout(min(per_try_s, left)):
                     connection = await self._connect(endpoint)
-                    status, raw = await connection.post("/v3" + path, payload, self._headers)
+                    status, raw = await connection.post("/v3" + path, payload, headers)
                 answer = _parse(raw, status)
                 if answer is not None:
                     self._keep(connection)
@@ -224,9 +151,16 @@ class EtcdClient:
                     return answer
                 trouble = f"{endpoint}: {_message(raw)[1] or f'HTTP status {status}'}"
             except TimeoutError:
-                trouble = f"{endpoint}: no answer within {min(self._per_try_s, left):.1f} s"
+                if left >= per_try_s or not tried:  # what is left at the end is too short to say anything
+                    trouble = f"{endpoint}: no answer within {min(per_try_s, left):.1f} s"
             except (OSError, EOFError, ValueError, RecursionError) as error:
                 trouble = f"{endpoint}: {error or type(error).__name__}"
+                if (why := self._tls.explain(error) if self._tls is not None else None) is not None:
+                    trouble = f"{endpoint}: {why[0]}"
+                    if connection is None or not connection.answered:
+                        untrusted.add(endpoint)
+                    if untrusted.issuperset(self.endpoints):
+                        raise StoreUnavailable(f"the lease store cannot be used: {trouble}", hint=why[1]) from None
             except EtcdRefused:
                 if connection is not None:
                     self._keep(connection)
@@ -240,6 +174,7 @@ class EtcdClient:
                 self._at += 1
             if sent and not retry:
                 break
+            tried = True
             await asyncio.sleep(min(PAUSE_S, max(0.0, left)))
         raise StoreUnavailable(
             f"the lease store did not answer: {await self._why(trouble, look_s)}", hint="enforcer doctor"
@@ -262,49 +197,44 @@ class EtcdClient:
         ``leader`` is left out of the answer if it is zero, raft's word for none (StatusResponse, rpc.proto). The
         member answers for itself, so this takes a millisecond even without a quorum.
         """
-        connection: _Connection | None = None
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(within_s):
                 connection = await self._connect(endpoint)
-                status, raw = await connection.post("/v3/maintenance/status", b"{}", self._headers)
+                status, raw = await connection.post("/v3/maintenance/status", b"{}", HEADERS)
             answer = _parse(raw, status)
             return answer is None or answer.get("leader", "0") not in ("0", 0)
         except EtcdRefused:
             return True
-        except (TimeoutError, OSError, EOFError, ValueError, RecursionError):
+        except (TimeoutError, OSError, EOFError, ValueError, RecursionError, StoreUnavailable):
             return None
         finally:
             if connection is not None:
                 connection.abort()
 
-    async def _connect(self, endpoint: Endpoint) -> _Connection:
+    async def _connect(self, endpoint: Endpoint) -> Connection:
+        tls = self._tls if endpoint.tls else None
+        context = await tls.context() if tls is not None else None
+        epoch = self._now()
         idle = self._idle.get(endpoint, [])
         while idle:
             connection = idle.pop()
-            if not connection.dead:
+            if not connection.dead and connection.epoch == epoch:
                 return connection
             connection.abort()
-        reader, writer = await asyncio.open_connection(
-            endpoint.host, endpoint.port, ssl=self._tls if endpoint.tls else None
-        )
-        return _Connection(endpoint, reader, writer)
+        name = tls.files.server_name if tls is not None else ""
+        return await Connection.open(endpoint, epoch, context, name or endpoint.host)
 
-    def _keep(self, connection: _Connection) -> None:
+    def _now(self) -> object:
+        """A connection of another time was made to other endpoints, or under other certificates."""
+        return self._epoch, self._tls.generation if self._tls is not None else 0
+
+    def _keep(self, connection: Connection) -> None:
         idle = self._idle.setdefault(connection.endpoint, [])
-        if connection.reusable and len(idle) < MAX_IDLE:
+        if connection.reusable and len(idle) < MAX_IDLE and connection.epoch == self._now():
             idle.append(connection)
         else:
             connection.abort()
-
-
-def _digits(text: bytes, base: int) -> int:
-    """A length in an HTTP head: digits only (int() would take signs and underscores), and of a sane size."""
-    if not text or len(text) > 8 or not all(c in b"0123456789abcdefABCDEF"[: 10 if base == 10 else 22] for c in text):
-        raise ValueError("a malformed number in an HTTP head")
-    number = int(text, base)
-    if number > MAX_ANSWER:
-        raise ValueError("an answer beyond all measure")
-    return number
 
 
 def _parse(raw: bytes, status: int) -> Json | None:
@@ -320,8 +250,7 @@ def _parse(raw: bytes, status: int) -> Json | None:
         status = told if isinstance(told, int) else 500
     if status in PERMANENT:
         code, message = _message(raw)
-        hint = "check user, password and certificate of [store]" if status in (401, 403) else ""
-        raise EtcdRefused(f"etcd refused: {message or status}", status=status, code=code, hint=hint)
+        raise EtcdRefused(f"etcd refused: {message or status}", status=status, code=code)
     return None
 
 

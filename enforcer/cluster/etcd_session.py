@@ -27,7 +27,7 @@ import asyncio
 from dataclasses import dataclass
 
 from enforcer.cluster.etcd_api import Etcd, get, if_created_at, put
-from enforcer.cluster.etcd_http import EtcdClient
+from enforcer.cluster.etcd_http import Caller
 from enforcer.cluster.etcd_records import Layout, read_holder, write_node
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import BadConfiguration, LeaseLost, StoreUnavailable
@@ -55,7 +55,7 @@ class SessionFacts:
 class EtcdSession:
     """The session of one holder. Not safe for concurrent use: one task renews."""
 
-    def __init__(self, client: EtcdClient, cluster: str, holder: Holder, *, ttl_s: int) -> None:
+    def __init__(self, client: Caller, cluster: str, holder: Holder, *, ttl_s: int) -> None:
         self.holder = holder
         self.facts: SessionFacts | None = None  # None: there is no session, or it was lost
         self._etcd = Etcd(client)

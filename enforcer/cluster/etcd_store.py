@@ -49,7 +49,7 @@ from enforcer.cluster.etcd_api import (
     if_unwritten_since,
     put,
 )
-from enforcer.cluster.etcd_http import EtcdClient, EtcdRefused, Json
+from enforcer.cluster.etcd_http import Caller, EtcdRefused, Json
 from enforcer.cluster.etcd_records import (
     Layout,
     StoredLease,
@@ -105,7 +105,7 @@ class EtcdStore:
 
     def __init__(
         self,
-        client: EtcdClient,
+        client: Caller,
         cluster: str,
         holder: Holder,
         *,

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from enforcer.audit.record import Origin
-from enforcer.cluster.etcd_http import EtcdClient
+from enforcer.cluster.etcd_access import EtcdAccess
 from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.identity import holder, node_name, read_session
 from enforcer.cluster.sqlite_store import SqliteStore
@@ -42,6 +42,7 @@ from enforcer.policy import parse
 from enforcer.policy.engine import kernel_fstypes
 from enforcer.policy.rules import Implicit, MultiAttached, Policy, RuleMode
 from enforcer.settings import Settings, StoreKind
+from enforcer.settings import load as load_settings
 from enforcer.storage.uevents import UeventSocket
 from enforcer.workflow.asks import Asks
 from enforcer.workflow.devices import Devices
@@ -82,6 +83,7 @@ class Service:
         self._run_dir, self._state_dir = Path(settings.paths.run_dir), Path(settings.paths.state_dir)
         self._holder = holder(node_name(settings.node.name), self._run_dir)
         self.policy = load_policy(settings, 1, audit_only=audit_only)
+        self._access: EtcdAccess | None = None
         self._store = self._make_store()
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -96,9 +98,9 @@ class Service:
                 Path(store.path or self._state_dir / "leases.sqlite"),
                 multi_attached=self._is_multi_attached,
             )
-        client = EtcdClient(store.endpoints)
+        self._access = EtcdAccess(store)
         return EtcdStore(
-            client,
+            self._access,
             store.cluster,
             self._holder,
             session=lambda: read_session(self._run_dir)[0],
@@ -358,8 +360,12 @@ class Service:
         }
 
     def reload(self) -> None:
-        """Read the policy anew. Raises PolicyErrors and keeps the old generation if it has mistakes."""
-        self.policy = load_policy(self._settings, self.policy.generation + 1, audit_only=self._audit_only)
+        """Read the policy anew, and how the store is reached. Raises EnforcerError; what was in force then stays."""
+        fresh = load_settings(self._settings.file or None).store
+        policy = load_policy(self._settings, self.policy.generation + 1, audit_only=self._audit_only)
+        if self._access is not None and fresh.kind is StoreKind.ETCD and self._access.change(fresh):
+            log.info("etcd is reached by %s now", " ".join(fresh.endpoints))
+        self.policy = policy
         self._set_fstypes()
         self._tables.configure(unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
         self._devices.reclassify()

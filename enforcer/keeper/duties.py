@@ -9,7 +9,9 @@ import os
 import signal
 from pathlib import Path
 
-from enforcer.cluster.etcd_http import EtcdClient
+from enforcer import settings
+from enforcer.cluster.etcd_access import EtcdAccess
+from enforcer.cluster.etcd_http import EtcdRefused
 from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.cluster.identity import holder, node_name, write_session
 from enforcer.keeper.progress import Progress
@@ -33,11 +35,22 @@ class Keeper:
         self._progress = Progress(self._run_dir, chosen.keeper.restart, chosen.keeper.progress_timeout_s)
         self._tables: Tables | None = None
         self._pinned_as = 0
+        self._access: EtcdAccess | None = None
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
         """End soon. The session is left to run out: ending it while leases are held would strand them."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Go by the endpoints, certificates and user that the settings name now; the session goes on."""
+        try:
+            store = settings.load(self._settings.file or None).store
+            changed = self._access is not None and self._access.change(store)
+        except EnforcerError as error:
+            log.error("the settings were not read again, those before stay in force: %s", error)
+            return
+        log.info("reload: %s", f"etcd is reached by {' '.join(store.endpoints)} now" if changed else "nothing changed")
 
     async def run(self) -> None:
         """Both duties, side by side."""
@@ -55,9 +68,10 @@ class Keeper:
 
     async def _keep_session(self) -> None:
         store = self._settings.store
-        client = EtcdClient(store.endpoints)
-        session = EtcdSession(client, store.cluster, self._holder, ttl_s=max(1, round(store.ttl_s)))
+        access = self._access = EtcdAccess(store)
+        session = EtcdSession(access, store.cluster, self._holder, ttl_s=max(1, round(store.ttl_s)))
         told = ""
+        ours = False  # until the first answer the kernel's deadline is that of the keeper before us, and stays
         try:
             while True:
                 try:
@@ -70,20 +84,20 @@ class Keeper:
                         )
                     else:
                         await session.renew(budget_s=store.renew_s)
-                    told = ""
+                    told, ours = "", True
                     await self._until_next(session.deadline_ns, store.renew_s)
                     continue
                 except LeaseLost as lost:
-                    told = self._tell(told, f"the session is lost: {lost}")
-                except StoreUnavailable as error:
+                    told, ours = self._tell(told, f"the session is lost: {lost}"), True
+                except (StoreUnavailable, EtcdRefused) as error:
                     told = self._tell(told, f"not renewed: {error}")
                 # the last deadline stays: it passes by itself, and until then what is live may go on
                 if session.facts is None:
                     write_session(self._run_dir, None, told)
-                self._write_deadline(session.deadline_ns)
+                self._write_deadline(session.deadline_ns if ours else None)
                 await asyncio.sleep(RETRY_S)
         finally:
-            await client.close()
+            await access.close()
 
     async def _until_next(self, deadline_ns: int, pause_s: float) -> None:
         """Wait for the next renewal; a gate that comes into force meanwhile is told at once."""
@@ -106,8 +120,8 @@ class Keeper:
             log.warning("%s", now)
         return now
 
-    def _write_deadline(self, deadline_ns: int) -> None:
-        """Tell the kernel, if a gate is in force; a later one is told at the next renewal."""
+    def _write_deadline(self, deadline_ns: int | None) -> None:
+        """Tell the kernel, if a gate is in force; a later one is told at the next renewal. None changes nothing."""
         try:
             inode = self._gate_inode()
             if not inode:
@@ -116,7 +130,8 @@ class Keeper:
             if self._tables is None or inode != self._pinned_as:
                 self._tables, self._pinned_as = open_pinned(self._pins), inode
                 self._tables.introduce(1, os.getpid())
-            self._tables.deadline.put(0, abi.Deadline(deadline_ns=deadline_ns, renewed_ns=boot_ns()))
+            if deadline_ns is not None:
+                self._tables.deadline.put(0, abi.Deadline(deadline_ns=deadline_ns, renewed_ns=boot_ns()))
         except (EnforcerError, OSError) as error:
             log.error("the kernel's deadline could not be written: %s", error)
             self._tables, self._pinned_as = None, 0
@@ -129,8 +144,9 @@ class Keeper:
 
 
 async def serve(keeper: Keeper) -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT; SIGHUP reads the way to the store again."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, keeper.stop)
+    loop.add_signal_handler(signal.SIGHUP, keeper.reload)
     await keeper.run()

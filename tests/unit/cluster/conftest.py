@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lab_cluster import Cluster, EtcdServer, serve
+from lab_tls import Secured, secured
 
 from tools.lab.etcd import EtcdServer as Members
 
@@ -18,8 +19,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     server = serve(tmp_path_factory.mktemp("etcd"))
     yield server
     server.go_on()
-    server.process.kill()
-    server.process.wait()
+    server.kill()
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +41,30 @@ def members(three: Members) -> Iterator[Members]:
     three.resume()
 
 
-@pytest.fixture(params=["sqlite", "etcd"])
+@pytest.fixture(scope="session")
+def etcd_cert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A server that wants client certificates."""
+    made = secured(tmp_path_factory.mktemp("etcd-cert"), client_cert=True)
+    yield made
+    made.server.kill()
+
+
+@pytest.fixture(scope="session")
+def etcd_password(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A server on which authentication is enabled, for user and password over TLS."""
+    made = secured(tmp_path_factory.mktemp("etcd-password"), user="node")
+    yield made
+    made.server.kill()
+
+
+@pytest.fixture(params=["sqlite", "etcd", "etcd-cert", "etcd-password"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
-    """A fresh store of each kind."""
+    """A fresh store of each kind, and etcd reached in each way."""
     if request.param == "sqlite":
         return Cluster("sqlite", tmp_path / "leases.db")
+    if request.param in ("etcd-cert", "etcd-password"):
+        made = request.getfixturevalue(request.param.replace("-", "_"))
+        return Cluster("etcd", made.server.url, access=made.store)
     return Cluster("etcd", request.getfixturevalue("etcd").url)
 
 

@@ -12,20 +12,22 @@ import subprocess
 import time
 import urllib.request
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enforcer.cluster.etcd_http import EtcdClient
+from enforcer.cluster.etcd_access import EtcdAccess
+from enforcer.cluster.etcd_http import Caller, EtcdClient
 from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.sqlite_store import SqliteStore
 from enforcer.cluster.store import LeaseStore
 from enforcer.model.lease import Claim, Denied, Granted, Holder
 from enforcer.model.resource import Mode, ResourceId
+from enforcer.settings import Store
 
 
 @dataclass
@@ -33,7 +35,33 @@ class EtcdServer:
     """One member on loopback, with a lease minimum of 1 s so that tests need not wait long."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    command: tuple[str, ...]
+    health: str
+
+    def start(self) -> None:
+        """Run it, until it answers."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+        self.process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        end = time.monotonic() + 15
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{self.health}/health", timeout=1) as answer:
+                    if b"true" in answer.read():
+                        return
+            except OSError:
+                time.sleep(0.02)
+        self.kill()
+        pytest.fail(f"etcd did not start: {' '.join(self.command)}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def stop(self) -> None:
         """Freeze it; back when every thread has stopped, for until then it may still answer."""
@@ -53,35 +81,22 @@ def _free_port() -> int:
         return port
 
 
-def serve(data: Path) -> EtcdServer:
+def serve(data: Path, *, scheme: str = "http", options: Sequence[str] = ()) -> EtcdServer:
     program = shutil.which("etcd")
     if program is None:
         pytest.fail("these tests need a real etcd: apt install etcd-server")
-    client, peer = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    client, peer, health = (f"http://127.0.0.1:{_free_port()}" for _ in range(3))
+    client = client.replace("http:", f"{scheme}:")
     command = [program, "--name", "one", "--data-dir", str(data / "etcd"), "--unsafe-no-fsync"]
     command += ["--listen-client-urls", client, "--advertise-client-urls", client]
     command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
     command += ["--initial-cluster", f"one={peer}", "--heartbeat-interval", "10", "--election-timeout", "100"]
     command += ["--logger", "zap", "--log-level", "error"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    end = time.monotonic() + 15
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{client}/health", timeout=1) as answer:
-                if b"true" in answer.read():
-                    return EtcdServer(client, process)
-        except OSError:
-            time.sleep(0.02)
-    process.kill()
-    process.wait()
-    pytest.fail(f"etcd did not start: {' '.join(command)}")
+    if scheme == "https":
+        command += ["--listen-metrics-urls", health]  # /health without TLS
+    server = EtcdServer(client, (*command, *options), health if scheme == "https" else client)
+    server.start()
+    return server
 
 
 @dataclass
@@ -90,7 +105,7 @@ class Node:
 
     holder: Holder
     store: LeaseStore
-    client: EtcdClient | None = None
+    client: Caller | None = None
     session: EtcdSession | None = None
 
     async def take(self, *names: str, mode: Mode = Mode.EX, budget_s: float = 5.0) -> Granted | Denied:
@@ -126,14 +141,19 @@ class Cluster:
     ttl_s: int = 30
     nodes: list[Node] = field(default_factory=list)
     multi_attached: frozenset[str] = frozenset()
+    access: Store | None = None  # [store], for an etcd that wants more than an URL
     cluster: str = field(default_factory=lambda: f"test/{uuid.uuid4().hex}")
 
-    async def boot(self, name: str, *, boot: str = "", session: str = "s1", client: EtcdClient | None = None) -> Node:
+    def __post_init__(self) -> None:
+        if self.access is not None:
+            self.access = replace(self.access, cluster=self.cluster)
+
+    async def boot(self, name: str, *, boot: str = "", session: str = "s1", client: Caller | None = None) -> Node:
         holder = Holder(name, boot or f"boot-of-{name}", session)
         if self.kind == "sqlite":
             node = Node(holder, SqliteStore(holder, Path(self.where), multi_attached=self.multi_attached.__contains__))
         else:
-            client = client or EtcdClient([str(self.where)])
+            client = client or (EtcdAccess(self.access) if self.access else EtcdClient([str(self.where)]))
             live = EtcdSession(client, self.cluster, holder, ttl_s=self.ttl_s)
             await live.open()
             store = EtcdStore(client, self.cluster, holder, session=lambda: live.facts, ttl_s=self.ttl_s)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -107,6 +108,7 @@ def test_a_malformed_answer_is_no_answer(answer: bytes) -> None:
         (http(b'{"error":"etcdserver: permission denied","code":7}', "403 Forbidden"), "permission denied"),
         (http(b"CommonName of client will be ignored\x1b[2J", "400 Bad Request"), "will be ignored [2J"),
         (http(b'{"error":{"grpc_code":16,"http_code":401,"message":"invalid token"}}'), "invalid token"),
+        (b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.", "to an HTTPS server"),
     ],
 )
 def test_a_permanent_error_is_told_at_once_in_the_servers_words(answer: bytes, said: str) -> None:
@@ -157,6 +159,27 @@ def test_a_server_that_stops_in_mid_answer_is_given_up_in_time() -> None:
     took = talk(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", speak, then_hang=True)
     assert isinstance(took, float)
     assert took < 0.5
+
+
+def test_the_last_moment_of_a_budget_hides_no_reason() -> None:
+    async def run() -> None:
+        async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError, EOFError):
+                await reader.readuntil(b"\r\n\r\n")
+                if not told:
+                    told.append(True)
+                    writer.write(http(b'{"error": "too many requests", "code": 8}', "503 Service Unavailable"))
+                await reader.read()
+            writer.close()
+
+        told: list[bool] = []
+        server = await asyncio.start_server(say, "127.0.0.1", 0)
+        client = EtcdClient([f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"], per_try_s=0.5)
+        with pytest.raises(StoreUnavailable, match="too many requests"):
+            await client.call("/kv/range", {}, budget_s=0.5)
+        server.close()
+
+    asyncio.run(run())
 
 
 def test_a_store_that_goes_back_in_time_is_no_store() -> None:

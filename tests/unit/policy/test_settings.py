@@ -37,7 +37,8 @@ def test_everything(tmp_path: Path) -> None:
     file = tmp_path / "e.toml"
     file.write_text(
         '[node]\nname = "n-1.example"\n[store]\nkind = "etcd"\npath = "/x"\ncluster = "c"\n'
-        'endpoints = ["http://192.0.2.1:2379", "https://[2001:db8::1]:2379"]\nttl = "60s"\nrenew = "500ms"\n'
+        'endpoints = ["https://192.0.2.1:2379", "https://[2001:db8::1]:2379"]\nttl = "60s"\nrenew = "500ms"\n'
+        'ca = "/ca"\ncert = "/cert"\nkey = "/key"\nserver_name = "etcd"\nusername = "u"\npassword_file = "/pw"\n'
         '[paths]\nstate_dir = "/s"\nrun_dir = "/r"\nlog_dir = "/l"\nbpffs = "/b"\npolicy_dirs = ["/p"]\n'
         '[daemon]\ngroup = "g"\n[keeper]\nrestart = ["x", "y"]\nprogress_timeout = "2s"\n'
     )
@@ -68,7 +69,15 @@ def test_listing_changes_nothing() -> None:
         ("[store]\ntt = '5s'", 2, 'unknown key "tt"', '"ttl"'),
         ("[store]\nkind = 'etcdd'", 2, '"etcdd"', '"etcd"'),
         ("[store]\nkind = 'etcd'", 2, "no endpoints", "endpoints ="),
-        ("[store]\nendpoints = [\n'192.0.2.1']", 3, "not an endpoint", "http://"),
+        ("[store]\nendpoints = [\n'192.0.2.1']", 3, "not an endpoint", "https://"),
+        ("[store]\nendpoints = [\n'https://a:1',\n'http://b:1']\nca = '/c'", 4, "mix http and https", "https"),
+        ("[store]\nendpoints = ['https://a:1']", 2, "need the authorities", "Set ca"),
+        ("[store]\nendpoints = ['http://a:1']\nca = '/c'", 3, "no use with http", "https"),
+        ("[store]\nca = '/c'\nkey = '/k'", 3, 'no use without "cert"', "Set cert"),
+        ("[store]\nusername = 'u'", 2, 'no use without "password_file"', "Set password_file"),
+        ("[store]\nendpoints = ['http://a:1']\npassword_file = '/p'\nusername = 'u'", 4, "clear text", "https"),
+        ("[store]\nusername = ' '", 2, "empty or not printable", "leave it out"),
+        ("[store]\npassword = 'x'", 2, 'unknown key "password"', '"password_file"'),
         ("[store]\nttl = 30", 2, "duration with its unit", "20s"),
         ("[store]\nttl = '2h'", 2, "not a duration", "min"),
         ("[node]\nname = 'a/b'", 2, "not a name", "letters"),
