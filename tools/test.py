@@ -28,6 +28,7 @@ from pathlib import Path
 from tools.lab import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKERS = "3"  # these tests mostly wait: for servers that start, fall silent and come back
 PATIENCE_S = 60.0  # a suite that was interrupted powers its virtual machines off first
 LINT: dict[str, tuple[str, ...]] = {
     "ruff check": ("-m", "ruff", "check", "--quiet"),
@@ -145,7 +146,7 @@ def in_machines(series: str) -> Callable[[Sequence[str]], tuple[int, int, int]]:
 
 SUITES: dict[str, Callable[[Sequence[str]], tuple[int, int, int]]] = {
     "lint": lint,
-    "unit": pytest("tests/unit"),
+    "unit": pytest("tests/unit", "-n", WORKERS, "--dist", "loadfile"),
     **{f"vm-{series}": in_machines(series) for series in kernels.SERIES},
 }
 

@@ -73,3 +73,9 @@ def policy(tmp_path: Path) -> Path:
     directory.mkdir()
     (directory / "50-site.toml").write_text('[[rule]]\nid = "san"\non = ["mount"]\nmatch = { device = ["wwn-*"] }\n')
     return directory
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn must not hang on the terminal of whoever runs the tests."""
+    monkeypatch.setenv("COLUMNS", "200")

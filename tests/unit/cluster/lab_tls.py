@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import ssl
 import urllib.error
 import urllib.request
@@ -145,8 +144,3 @@ def secured(
     if user:
         made.enable_auth(user)
     return made
-
-
-def root_reads_all() -> bool:
-    """Permissions of files do not bind this user."""
-    return os.geteuid() == 0
