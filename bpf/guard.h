@@ -76,6 +76,8 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 			   * earlier, skipped mark has left with this thread means nothing here */
 	if (!write && !f && is_self())
 		return 1; /* the daemon's own look whether a device is still claimed */
+	if (!f && class == MOUNTS && sets_option())
+		return 1; /* fsconfig(2) names a member: btrfs reads its superblock and closes it before the call ends */
 	if (!f && class == OTHER && loads_carrier(t))
 		return 1; /* multipath takes a path: what uses the map is judged, and counted, by the map's own number */
 	/* an unmarked read is inotify and the like, but inside a mount it is a mount whose marks were skipped */

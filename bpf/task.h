@@ -163,6 +163,14 @@ static __always_inline bool count_file(struct file *file, __u32 dev, __u32 mode,
 	return true;
 }
 
+/* True in an fsconfig(2) that sets an option, which is every command before FSCONFIG_CMD_CREATE. */
+static __always_inline bool sets_option(void)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return BPF_CORE_READ(regs, orig_ax) == NR_FSCONFIG && (__u32)BPF_CORE_READ(regs, si) < FSCONFIG_CMD_CREATE;
+}
+
 /* True in the very table load that the daemon has called a carrier's: multipath has every path open for writing on
  * every node for ever.  Nothing is written through it that does not come by the map, and that is guarded itself. */
 static __always_inline bool loads_carrier(struct enf_task *t)

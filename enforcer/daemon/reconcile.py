@@ -13,7 +13,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from enforcer.cluster.etcd_session import SessionFacts
@@ -121,11 +120,9 @@ class Reconciler:
             if known.device.in_use and known.device.dev not in found:
                 self._devices.note_use(known.device.dev, "")
         for dev, used in found.items():
-            carries: bool = await asyncio.to_thread(self._devices.carries, dev) if used.holders else False
-            if carries:
-                used = replace(used, holders=())
+            sentence = await asyncio.to_thread(self._devices.use_of, dev, used)
             if self._leases.uses_of(dev)[0] <= 0:
-                self._devices.note_use(dev, used.sentence())
+                self._devices.note_use(dev, sentence)
 
     async def _cover_uses(self) -> None:
         """Every guarded device that is in use needs its lease, whenever it came to be guarded."""

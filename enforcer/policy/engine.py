@@ -198,6 +198,8 @@ def _by_default(policy: Policy, device: Device | None, facts: Facts) -> Decision
             multi_attached=True,
             generation=policy.generation,
         )
+    if device.problem and not device.resources:
+        return _unknown(policy, _trouble(device, facts))  # a rule may mean this very LUN: nobody can tell
     if defaults.implicit is Implicit.DENY:
         return Decision(
             Action.REFUSE,

@@ -30,6 +30,8 @@ DM_TABLE_LOAD = 0xC138FD09
 
 #: _IOWR(0xfd, 7, struct dm_ioctl): name and uuid of a device, nothing is changed.
 DM_DEV_STATUS = 0xC138FD07
+#: _IOWR(0xfd, 12, struct dm_ioctl): the live table, with DM_STATUS_TABLE_FLAG as text of its parameters.
+DM_TABLE_STATUS, _STATUS_TABLE = 0xC138FD0C, 1 << 4
 CONTROL = os.makedev(10, 236)  # MISC_MAJOR, MAPPER_CTRL_MINOR: include/linux/miscdevice.h
 
 #: Longest table and most targets that are looked at. A longer table is an error, so it is refused, not passed
@@ -154,6 +156,27 @@ def uuid_of(table: DmTable, *, scratch: Path) -> str:
         fcntl.ioctl(fd, DM_DEV_STATUS, request)
     uuid: bytes = _HEADER.unpack_from(request)[12]
     return escape(uuid.partition(b"\0")[0])
+
+
+def linear(dev: DevNum, *, scratch: Path) -> tuple[int, int] | None:
+    """(offset on the device below, length) of a map of one linear target, in sectors of 512 bytes; None for any other.
+
+    Raises OSError if there is no such map.
+    """
+    number = dev.minor & 0xFF | dev.major << 8 | (dev.minor & ~0xFF) << 12
+    size = _DM_IOCTL_BYTES + 4096
+    request = bytearray(
+        _HEADER.pack(4, 0, 0, size, _DM_IOCTL_BYTES, 0, 0, _STATUS_TABLE, 0, 0, number, b"", b"").ljust(size, b"\0")
+    )
+    with _control(scratch) as fd:
+        fcntl.ioctl(fd, DM_TABLE_STATUS, request)
+    if _HEADER.unpack_from(request)[5] != 1:
+        return None
+    _start, length, _status, _next, kind = _SPEC.unpack_from(request, _DM_IOCTL_BYTES)
+    words = split_args(bytes(request[_DM_IOCTL_BYTES + _SPEC.size :]).partition(b"\0")[0])
+    if kind.partition(b"\0")[0] != b"linear" or len(words) != 2 or not words[1].isdigit():
+        return None
+    return int(words[1]), int(length)
 
 
 @contextlib.contextmanager

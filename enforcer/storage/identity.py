@@ -33,7 +33,7 @@ from pathlib import Path
 
 from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.storage import hardware, names, sysfs
-from enforcer.storage.stack import Kind, Layer, is_multipath_path, read_layer
+from enforcer.storage.stack import Kind, Layer, held_by_carriers, is_multipath_path, read_layer
 
 #: Deepest stack that is followed; the kernel's own limits are far lower in practice.
 MAX_DEPTH = 16
@@ -101,6 +101,14 @@ class Identities:
             kind, number = Kind.PIECE, part[0]
         resources, problem = _combine(kind, number, uuid, found)
         return tuple(sorted(resources)), _first([problem, *(each.problem for each in found)])
+
+    def carries(self, dev: DevNum) -> bool:
+        """True for a path with its multipath map, and for a map with pieces: being held from above is no use of it."""
+        try:
+            directory = sysfs.device_dir(self.root, dev)
+            return directory is not None and held_by_carriers(directory)
+        except sysfs.Unreadable:
+            return False
 
     def dm_device(self, *, name: str = "", uuid: str = "") -> DevNum | None:
         """The mapped device of this (escaped) name or uuid, or None. Like the kernel, by name first."""

@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 from enforcer.model.resource import DevNum
-from enforcer.storage import nodes, sysfs
+from enforcer.storage import dmtable, names, nodes, sysfs
 
 TIME_OUT_S = 6.0
 #: What block/partitions/msdos.c lets an extended partition be, in sectors of 512 bytes: room for a boot loader.
@@ -42,14 +42,20 @@ def parse(listing: str) -> dict[int, tuple[int, int]]:
     return found
 
 
-def in_kernel(dev: DevNum, *, root: Path = Path("/")) -> tuple[int, int, int] | None:
-    """(number, start, size) of a partition as the kernel has it, in sectors; None for what is no partition.
+def in_kernel(dev: DevNum, *, scratch: Path, root: Path = Path("/")) -> tuple[int, int, int] | None:
+    """(number, start, size) of a partition, or of a piece that kpartx made, as the kernel has it, in sectors.
 
-    Raises Unreadable.
+    None for what is neither. A piece that lies in several places lies nowhere that a table could say. Raises
+    Unreadable, OSError.
     """
     directory = sysfs.device_dir(root, dev)
-    number = sysfs.read_int(directory / "partition") if directory is not None else None
-    if directory is None or number is None:
+    if directory is None:
+        return None
+    piece = names.kpartx_part(sysfs.read_text(directory / "dm/uuid") or "")
+    if piece is not None:
+        return piece[0], *(dmtable.linear(dev, scratch=scratch) or (-1, -1))
+    number = sysfs.read_int(directory / "partition")
+    if number is None:
         return None
     return number, sysfs.read_int(directory / "start") or 0, sysfs.read_int(directory / "size") or 0
 

@@ -73,7 +73,8 @@ def read_layer(root: Path, dev: DevNum) -> Layer:
         if whole is None:
             raise Unreadable(f"the disk of {directory.name} went away")
         return Layer(dev, directory.name, directory, Kind.PARTITION, (whole,), number)
-    below = tuple(lower for _, lower in linked_devices(directory / "slaves"))
+    multipath = names.is_multipath(read_text(directory / "dm/uuid") or "")
+    below = tuple(lower for _, lower in linked_devices(directory / "slaves", some=multipath))
     if (directory / "dm").exists():
         return _dm_layer(dev, directory, below)
     if below:
@@ -91,11 +92,25 @@ def is_multipath_path(layer: Layer) -> bool:
     )
 
 
+def held_by_carriers(directory: Path) -> bool:
+    """True if all that holds a device is multipath maps and pieces of one (by their uuids). Raises Unreadable."""
+    uuids = [
+        read_text(directory / "holders" / name / "dm/uuid") or "" for name, _ in linked_devices(directory / "holders")
+    ]
+    parts = [names.kpartx_part(uuid) for uuid in uuids]
+    return bool(uuids) and all(
+        names.is_multipath(uuid) or (part is not None and names.is_multipath(part[1]))
+        for uuid, part in zip(uuids, parts, strict=True)
+    )
+
+
 def _dm_layer(dev: DevNum, directory: Path, below: tuple[DevNum, ...]) -> Layer:
     dm_name = read_text(directory / "dm/name") or ""
     uuid = read_text(directory / "dm/uuid") or ""
     kind, number = Kind.USE, 0
-    if not below:
+    if not below and names.is_multipath(uuid):
+        kind = Kind.UNKNOWN  # all of its paths are gone, and what waits in it is for the LUN that they led to
+    elif not below:
         kind = Kind.EMPTY  # no table yet, or only error and zero targets
     elif names.lvm_uuid(uuid):
         kind = Kind.LV

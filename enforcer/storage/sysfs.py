@@ -137,17 +137,22 @@ def all_devices(root: Path) -> tuple[DevNum, ...]:
     return tuple(sorted(found))
 
 
-def linked_devices(directory: Path) -> tuple[tuple[str, DevNum], ...]:
+def linked_devices(directory: Path, *, some: bool = False) -> tuple[tuple[str, DevNum], ...]:
     """Name and number of each device linked in ``slaves`` or ``holders``.
 
-    Raises Unreadable if one of them has no number any more: it went away while we looked.
+    Raises Unreadable if one of them has no number any more: it went away while we looked. With ``some`` one that is
+    still there is enough: a multipath map keeps the link of a path that is gone until its table is loaded anew.
     """
-    found = []
+    found: list[tuple[str, DevNum]] = []
+    gone = ""
     for name in children(directory):
         dev = read_dev(directory / name)
         if dev is None:
-            raise Unreadable(f"{escape(os.fsencode(name))} in {directory.parent.name}/{directory.name} went away")
-        found.append((name, dev))
+            gone = name
+        else:
+            found.append((name, dev))
+    if gone and not (some and found):
+        raise Unreadable(f"{escape(os.fsencode(gone))} in {directory.parent.name}/{directory.name} went away")
     return tuple(found)
 
 

@@ -25,6 +25,7 @@ from enforcer.storage.dmtable import DmTable
 from enforcer.storage.identity import Identities
 from enforcer.storage.names import is_node_only
 from enforcer.storage.system import system_devices
+from enforcer.storage.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,10 @@ class Devices:
         """Resolve one device now and write its entry. What cannot be resolved is guarded, never free."""
         self._gone.discard(dev)
         device = replace(resolved or self._identities.resolve(dev), in_use=self._adopted.get(dev, ""))
+        before = self.known.get(dev)
+        if before is not None and self._in_use(dev):  # what is used of it now was taken before it lost its paths
+            resources = tuple(sorted({*device.resources, *before.device.resources}))
+            device = replace(device, resources=resources, aliases=device.aliases or before.device.aliases)
         facts = Facts(self.seen_by(device), device.problem)
         known = Known(device, guards(self._policy(), device, facts), facts)
         self.known[dev] = known
@@ -135,12 +140,15 @@ class Devices:
     def forget(self, dev: DevNum) -> None:
         """The device is gone from sysfs. As long as something still has it open, its uses go on to count."""
         self._adopted.pop(dev, None)
-        counts = self._tables.ledger.get(dev.to_kernel())
-        if counts is None or (counts.uses <= 0 and counts.inflight <= 0):
+        if not self._in_use(dev):
             self.known.pop(dev, None)
         else:
             self._gone.add(dev)
         self._tables.guard.delete(dev.to_kernel())
+
+    def _in_use(self, dev: DevNum) -> bool:
+        counts = self._tables.ledger.get(dev.to_kernel())
+        return counts is not None and (counts.uses > 0 or counts.inflight > 0)
 
     def seen_by(self, device: Device) -> frozenset[str]:
         """The other nodes that see any LUN of the device."""
@@ -198,16 +206,26 @@ class Devices:
         ]
 
     def carries(self, dev: DevNum) -> bool:
-        """True for a path with its multipath map, and for a map with pieces: being held from above is no use of it.
+        """True if all that holds a device are multipath maps, or pieces of one: that is no use of it.
 
-        Looked at now, for no event of the path tells that a map took it; so not for the loop.
+        Looked at now, for no event of a path tells that a map took it; so not for the loop.
         """
-        return self._identities.resolve(dev).carrier and any(dev in k.device.below for k in list(self.known.values()))
+        return self._identities.carries(dev)
+
+    def use_of(self, dev: DevNum, used: Usage) -> str:
+        """What a look at the whole machine has found of a device, in one clause, or "". Not for the loop either."""
+        return (replace(used, holders=()) if used.holders and self.carries(dev) else used).sentence()
+
+    def map_of(self, table: DmTable) -> Device | None:
+        """The map that a table is for, as it is known, or None if it is not there before its first table."""
+        dev = table.dev or self._identities.dm_device(name=table.name, uuid=table.uuid)
+        known = self.known.get(dev) if dev is not None else None
+        return known.device if known is not None else None
 
     def expect_table(self, table: DmTable) -> None:
         """A table is about to be loaded: what its map was says nothing of what it will be."""
-        dev = table.dev or self._identities.dm_device(name=table.name, uuid=table.uuid)
-        known = self.known.get(dev) if dev is not None else None
+        device = self.map_of(table)
+        known = self.known.get(device.dev) if device is not None else None
         if known is not None and not known.guarding.guarded and not known.device.system:
             self._tables.guard.delete(known.device.dev.to_kernel())
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from enforcer.model.errors import EnforcerError
 from enforcer.model.resource import ResourceId
 from enforcer.storage import caches
-from enforcer.workflow.devices import Devices
+from enforcer.workflow.devices import Devices, most_specific
 from enforcer.workflow.partitions import PartitionTables
 from enforcer.workflow.uses import Uses
 
@@ -31,10 +31,13 @@ class Freshness:
         self._dropping: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, int] = {}  # by LUN, the token of the last grant that we know of
 
-    async def renew(self, lun: str, wanted: Collection[ResourceId]) -> str:
-        """Before ``wanted`` on the LUN is used. Why that could not be done, or ""."""
+    async def renew(self, lun: str, wanted: Collection[ResourceId], ours: Collection[ResourceId]) -> str:
+        """Before ``wanted`` on the LUN is used. Why that could not be done, or "".
+
+        ``ours``: what is live here and not stale; devices that it covers never were out of our hands.
+        """
         for device in reversed(self._devices.on_lun(lun)):  # the upper ones first
-            if self._uses.busy(device.dev) and self._uses.of(device.dev) > (1, 0):  # more than who asks
+            if all(most_specific(ours, r) is not None for r in device.resources):
                 continue
             try:
                 async with asyncio.timeout(DISK_S):
@@ -44,6 +47,8 @@ class Freshness:
             except TimeoutError:
                 return f"{device.name} did not answer within {DISK_S:g} s"
             except (OSError, EnforcerError) as error:
+                if await asyncio.to_thread(self._devices.carries, device.dev):
+                    continue  # one path that fails is what there are several for
                 return f"cached blocks of {device.name} could not be dropped: {error}"
         return await self._partitions.renew(lun, wanted)
 

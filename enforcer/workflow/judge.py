@@ -46,7 +46,7 @@ class Judge:
         scratch: Path,
     ) -> None:
         self._node, self._policy, self._devices, self._leases = node, policy, devices, leases
-        self._store, self._resolver = store_name, Resolver(devices, tables, scratch)
+        self._store, self._resolver = store_name, Resolver(devices, leases, tables, scratch)
 
     def intent_of(self, question: Question) -> Intent:
         """The ask in the model's words, not yet resolved."""

@@ -21,12 +21,12 @@ from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost
 from enforcer.model.lease import Denied, Granted, HeldLease, Holder, Lease, Standing
 from enforcer.model.resource import Device, DevNum, ResourceId
-from enforcer.storage import usage
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
 from enforcer.workflow.freshness import Freshness
 from enforcer.workflow.partitions import PartitionTables
 from enforcer.workflow.turns import Turns
 from enforcer.workflow.uses import Uses
+from enforcer.workflow.vacancy import Vacancy
 
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
@@ -68,6 +68,8 @@ class Leases:
         self._wake = asyncio.Event()
         self._partitions = PartitionTables(devices, scratch)
         self._uses = Uses(tables, scratch)
+        self._vacancy = Vacancy(devices, self._uses, scratch)
+        self._giving: dict[ResourceId, asyncio.Task[None]] = {}
         self._freshness = Freshness(devices, self._uses, self._partitions, scratch)
 
     @property
@@ -251,13 +253,19 @@ class Leases:
                 async with asyncio.timeout(1.0):
                     await self._wake.wait()
             self._wake.clear()
-            for resource in list(self._held):
-                try:
-                    await self._try_release(resource)
-                except EnforcerError as error:
-                    log.warning("%s cannot be given back yet: %s", resource, error)
-                except Exception:
-                    log.exception("giving back %s failed; it is kept", resource)
+            for resource in self._held.keys() - self._giving.keys():
+                self._giving[resource] = asyncio.create_task(self._give_back(resource))
+
+    async def _give_back(self, resource: ResourceId) -> None:
+        """A task for each: a disk that hangs delays no other."""
+        try:
+            await self._try_release(resource)
+        except EnforcerError as error:
+            log.warning("%s cannot be given back yet: %s", resource, error)
+        except Exception:
+            log.exception("giving back %s failed; it is kept", resource)
+        finally:
+            self._giving.pop(resource, None)
 
     async def release_unused(self) -> None:
         """One pass over everything, now. Raises nothing."""
@@ -272,9 +280,10 @@ class Leases:
         async with self._turns.of(frozenset({resource})):
             if self._held.get(resource) is not held:
                 return
-            if held.uncounted and await self._still_used(resource, held):
+            devices = self._devices.counted_for(resource)
+            if held.uncounted and not await self._counted_again(held, devices):
                 return
-            left_over = self._uses.in_flight(self._devices.counted_for(resource))
+            left_over = self._uses.in_flight(devices)
             if left_over and not await self._uses.unopened(left_over):
                 return
             if held.permits:
@@ -285,7 +294,9 @@ class Leases:
             try:
                 if left_over and await self._uses.unopened(left_over):  # once more: nothing new passes now
                     self._uses.write_off(left_over)
-                if not self._idle(resource, held) or await self._claimed(resource):
+                if not self._idle(resource, held) or not await self._vacancy.sure(resource, devices, self._held):
+                    return
+                if not self._idle(resource, held):
                     return
                 sent = True
                 try:
@@ -319,45 +330,20 @@ class Leases:
             return False
         return not any(self._uses.busy(dev) for dev in self._devices.counted_for(resource))
 
-    async def _still_used(self, resource: ResourceId, held: _Held) -> bool:
-        now = boot_ns()
-        if now - held.looked_ns < RESCAN_USES_NS:
-            return True
-        held.looked_ns = now
-        found = await asyncio.to_thread(usage.scan)
-        for dev in self._devices.counted_for(resource):
-            if dev in found:
-                return True
-            self._devices.note_use(dev, "")
-        held.uncounted = False
-        return False
-
-    async def _claimed(self, resource: ResourceId) -> bool:
-        """True unless every device of the resource lets itself be opened exclusively."""
-        for dev in self._devices.counted_for(resource):
-            if await asyncio.to_thread(self._devices.carries, dev):
-                continue  # claimed by the map or the piece on it, whose uses are counted
-            answer = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._scratch)
-            if answer is not False and self._claimed_by_part(dev, resource):
-                continue
-            if answer is not False and Path(f"/sys/dev/block/{dev}").exists():
-                log.info("%s is kept: %s is still claimed", resource, dev)
-                return True
-        return False
-
-    def _claimed_by_part(self, dev: DevNum, resource: ResourceId) -> bool:
-        """A whole cannot be opened exclusively while a part of it is claimed; that part has a lease of its own."""
-        for known in self._devices.known.values():
-            below = dev in known.device.below and self._uses.busy(known.device.dev)
-            if below and all(most_specific(self._held, r) not in (None, resource) for r in known.device.resources):
-                return True
-        return False
+    async def _counted_again(self, held: _Held, devices: list[DevNum]) -> bool:
+        """True once a use that the kernel did not count has ended; looked for every few seconds."""
+        if boot_ns() - held.looked_ns < RESCAN_USES_NS:
+            return False
+        held.looked_ns = boot_ns()
+        held.uncounted = await self._vacancy.used_uncounted(devices)
+        return not held.uncounted
 
     async def _freshen(self, granted: set[ResourceId]) -> str:
         """The last writer of what was out of our hands may have been another node. Why it cannot be used yet, or ""."""
         stale = {r for r in granted if self._held[r].stale}
+        ours = {r for r, held in self._held.items() if held.hold is Hold.LIVE and not held.stale}
         for lun in {r.lun for r in stale}:
-            trouble = await self._freshness.renew(lun, granted)
+            trouble = await self._freshness.renew(lun, granted, ours)
             if trouble:
                 return trouble
         for resource in stale:

@@ -37,13 +37,9 @@ class PartitionTables:
 
     async def learn(self) -> None:
         """Look at the tables of guarded disks that are not known yet. Raises nothing, and waits for no dead disk."""
-        for known in list(self._devices.known.values()):
-            device = known.device
-            if (
-                known.guarding.guarded
-                and _is_disk(device)
-                and device.dev not in self._digests.keys() | self._looks.keys()
-            ):
+        guarded = {r.lun for k in self._devices.known.values() if k.guarding.guarded for r in k.device.resources}
+        for device in (device for lun in sorted(guarded) for device in self._wholes(lun)):
+            if device.dev not in self._digests.keys() | self._looks.keys():
                 self._looks[device.dev] = asyncio.create_task(self._learn(device))
         if self._looks:
             await asyncio.wait(self._looks.values(), timeout=LOOK_S)
@@ -59,20 +55,14 @@ class PartitionTables:
 
     async def renew(self, lun: str, wanted: Collection[ResourceId]) -> str:
         """Before ``wanted`` on a LUN is used that was out of our hands: why its table is not what the kernel thinks."""
-        for device in self._devices.on_lun(lun):
-            if not _is_disk(device):
-                continue
+        for device in self._wholes(lun):
             try:
                 async with asyncio.timeout(LOOK_S):
                     digest = await self._digest(device)
                 if self._digests.get(device.dev, digest) != digest:
-                    log.info("%s: another node has changed the partition table", device.name)
-                    read = await asyncio.to_thread(caches.reread_partitions, device.dev, scratch=self._scratch)
-                    if not read and self._has_parts(device):
-                        return (
-                            f"another node has changed the partition table of {device.name}, which cannot be read again"
-                            " while a partition of it is in use here"
-                        )
+                    log.info("%s: the partition table has changed", device.name)
+                    # refused while a partition is in use, and by a map: then each part that is wanted is compared
+                    await asyncio.to_thread(caches.reread_partitions, device.dev, scratch=self._scratch)
                     self._devices.reclassify()
             except (OSError, TimeoutError, EnforcerError) as error:
                 return f"the partition table of {device.name} cannot be read: {error}"
@@ -91,7 +81,7 @@ class PartitionTables:
         ]
         for part in parts:
             try:
-                there = await asyncio.to_thread(parttable.in_kernel, part.dev)
+                there = await asyncio.to_thread(parttable.in_kernel, part.dev, scratch=self._scratch)
                 if there is None:
                     continue
                 async with asyncio.timeout(LOOK_S):
@@ -104,13 +94,11 @@ class PartitionTables:
                 )
         return ""
 
-    def _has_parts(self, disk: Device) -> bool:
-        return any(known.device.below[:1] == (disk.dev,) for known in self._devices.known.values())
+    def _wholes(self, lun: str) -> list[Device]:
+        """What the LUN is read through: its multipath map if it has one, for a path may be a standby or dead."""
+        whole = [d for d in self._devices.on_lun(lun) if ResourceId(lun) in d.resources]
+        maps = [d for d in whole if d.carrier and d.below]
+        return maps or [d for d in whole if not d.below]
 
     async def _digest(self, device: Device) -> str:
         return await asyncio.to_thread(caches.partition_digest, device.dev, scratch=self._scratch)
-
-
-def _is_disk(device: Device) -> bool:
-    """A disk itself: neither a part of one nor stacked on one."""
-    return not device.below and any(r == ResourceId(r.lun) for r in device.resources)

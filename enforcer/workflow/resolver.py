@@ -21,6 +21,7 @@ from enforcer.storage import dmtable, names, sources
 from enforcer.storage.companions import Companions, companions
 from enforcer.workflow import callers
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.leases import Leases
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,8 @@ class Resolved:
 class Resolver:
     """Looks at devices through ``Devices``; its own reads wait in threads."""
 
-    def __init__(self, devices: Devices, tables: Tables, scratch: Path) -> None:
-        self._devices, self._tables, self._scratch = devices, tables, scratch
+    def __init__(self, devices: Devices, leases: Leases, tables: Tables, scratch: Path) -> None:
+        self._devices, self._leases, self._tables, self._scratch = devices, leases, tables, scratch
 
     async def resolve(self, question: Question, intent: Intent) -> Resolved:
         """What the ask touches now. Raises nothing for the storage's sake."""
@@ -163,8 +164,8 @@ class Resolver:
         below: list[Device] = []
         for each in dmtable.lower_devices(table):
             dev = each.dev or (sources.resolve(question.tid, each.path) if each.path else None)
-            known = self._devices.known.get(dev) if dev is not None else None
-            if known is None:
+            known = (self._devices.known.get(dev) or self._devices.classify(dev)) if dev is not None else None
+            if known is None or (known.device.problem and not known.device.resources):
                 named = dev or from_bytes(each.path)
                 return Resolved(
                     intent, f"{named}, below the table of {table.name or table.uuid}, could not be resolved"
@@ -177,6 +178,17 @@ class Resolver:
         intent = replace(intent, dev=below[0].dev, device=below[0], source=shown)
         return Resolved(intent, problem, tuple(below[1:]), self._carries(table, kinds, below))
 
+    def _same_lun(self, table: dmtable.DmTable, paths: list[Device]) -> bool:
+        """True if all paths lead to one LUN, and to that of the map if it is there: open files must not come to lie
+        elsewhere. A map that is in use and lost its lease needs it back before it gets a path to write by."""
+        luns = {device.resources for device in paths}
+        known = self._devices.map_of(table)
+        if len(luns) != 1 or not next(iter(luns)):
+            return False
+        if known is None or not known.resources:
+            return True
+        return luns == {known.resources} and (not self._leases.busy(known.dev) or self._leases.covered(known))
+
     def _carries(self, table: dmtable.DmTable, kinds: set[str], below: list[Device]) -> bool:
         """True for the table of a multipath map, and for that of a piece of one (by the uuids of their makers)."""
         try:
@@ -184,7 +196,7 @@ class Resolver:
         except OSError:
             return False  # no such map: the kernel refuses the load itself
         if kinds == {"multipath"}:
-            return names.is_multipath(uuid)
+            return names.is_multipath(uuid) and self._same_lun(table, below)
         part = names.kpartx_part(uuid)
         return (
             kinds == {"linear"}

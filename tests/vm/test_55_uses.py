@@ -19,18 +19,21 @@ WRITTEN_BYTES = 64 << 20
 def test_a_buffered_write_keeps_the_device_until_its_last_byte(
     story: Story, one: Node, two: Node, cluster: Cluster
 ) -> None:
+    """Although a reader on the same node has it open, so that the writer's close does not wait for its pages."""
     dev, mark, before = two.device(cluster.twin), cluster.twin.mark(), len(cluster.records(two))
+    reader = one.spawn(f"exec sleep 600 8<{one.device(cluster.twin)}")
     writer = one.spawn(f"exec dd if=/dev/zero of={one.device(cluster.twin)} bs=1M count=64")
     while not cluster.twin.writes_of(one, since=mark):
         time.sleep(0.2)
     while not two.run(f"dd if=/dev/urandom of={dev} bs=4k count=1 conv=notrunc,fsync").ok:
         time.sleep(0.2)
-    assert writer.wait(10) == 0, writer.output()
+    assert writer.wait(20) == 0, writer.output()
     assert cluster.new_records(two, before)[0]["effect"] == "refuse", "it was busy at first"
     changes = [r for r in cluster.twin.requests(since=mark) if r.changes]
     first = next(r.number for r in changes if r.node == two.name)
     assert sum(r.count for r in changes if r.node == one.name and r.number < first) == WRITTEN_BYTES
     assert not [r for r in changes if r.node == one.name and r.number > first]
+    reader.kill()
     cluster.wait_free(two, dev)
 
 
@@ -64,6 +67,24 @@ def test_a_lazy_umount_with_an_open_file_keeps_the_lease(story: Story, one: Node
     assert not cluster.disk.writes_of(one, since=mark)
     holder.kill()
     cluster.wait_free(two, dev)
+
+
+def test_a_mount_sees_what_the_other_node_has_just_written(
+    story: Story, one: Node, two: Node, cluster: Cluster
+) -> None:
+    theirs, ours = story.part(one, 2), story.part(two, 2)
+    story.works(two, f"mkfs.ext4 -qF {ours}")
+    cluster.wait_free(two, ours)
+    reader = two.spawn(f"exec sleep 600 8<{ours}")
+    story.works(two, f"dd if={ours} of=/dev/null bs=1M count=16 status=none")
+    story.works(one, f"mkfs.ext4 -qF {theirs} && mount {theirs} {ways.MOUNT_POINT}")
+    story.works(one, f"echo news > {ways.MOUNT_POINT}/f && umount {ways.MOUNT_POINT}")
+    cluster.wait_free(one, theirs)
+    read = story.works(two, f"mount {ours} {ways.MOUNT_POINT} && cat {ways.MOUNT_POINT}/f").out
+    assert read == "news\n"
+    story.works(two, f"umount {ways.MOUNT_POINT}")
+    reader.kill()
+    cluster.wait_free(two, ours)
 
 
 def test_who_reads_without_a_lease_sees_what_the_other_node_wrote(

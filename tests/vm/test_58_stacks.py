@@ -3,36 +3,69 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tools.lab import ways
-from tools.lab.cluster import Cluster
+from tools.lab.cluster import CHECKOUT, Cluster
 from tools.lab.disk import SharedDisk
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
 pytestmark = pytest.mark.full
 MAP = "/dev/mapper/mpatha"
+GATE_DOWN = (
+    "kill $(cat /run/enforcer/enforcerd.lock); while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done;"
+    f"cd {CHECKOUT}; {sys.executable} -m enforcer.daemon.main --detach"
+)
 KILL = "kill -9 $(cat /run/enforcer/enforcerd.lock); sleep 0.5; rm -f /run/enforcer/control.sock"
 
 
-def _map(node: Node, cluster: Cluster) -> str:
-    """The command that makes what multipathd would make: a map over both paths, with its uuid."""
+def _table(node: Node, cluster: Cluster) -> str:
+    """What multipathd would load: both paths."""
     paths = node.paths(cluster.twin)
     assert len(paths) == 2, "two disks with one WWN"
     numbers = " ".join(f"{node.run(f'cat /sys/class/block/{p[5:]}/dev').out.strip()} 1000" for p in paths)
-    table = f"0 $(blockdev --getsz {paths[0]}) multipath 0 0 1 1 round-robin 0 2 1 {numbers}"
+    return f"0 $(blockdev --getsz {paths[0]}) multipath 0 0 1 1 round-robin 0 2 1 {numbers}"
+
+
+def _map(node: Node, cluster: Cluster) -> str:
+    """The command that makes what multipathd would make: a map with its uuid."""
     return (
         "modprobe -a dm_multipath dm_round_robin && dmsetup create --noudevsync mpatha"
-        f' --uuid mpath-{cluster.twin.wwn:x} --table "{table}"'
+        f' --uuid mpath-{cluster.twin.wwn:x} --table "{_table(node, cluster)}"'
     )
+
+
+def _lose(node: Node, path: str) -> None:
+    """What a transport does with a path that it has lost for good."""
+    node.run(f"echo 1 > /sys/block/{path[5:]}/device/delete", check=True)
+
+
+def _back(story: Story, node: Node, cluster: Cluster) -> None:
+    """All paths are found again, and the map gets them."""
+    story.works(node, "for host in /sys/class/scsi_host/host*/scan; do echo '- - -' > $host; done")
+    for _ in range(50):
+        if len(node.paths(cluster.twin)) == 2:
+            break
+        time.sleep(0.2)
+    reload = f'dmsetup reload --noudevsync mpatha --table "{_table(node, cluster)}"'
+    story.works(node, f"dmsetup suspend --noflush --nolockfs mpatha && {reload} && dmsetup resume --noudevsync mpatha")
 
 
 def _name(node: Node) -> str:
     """The kernel's name of the map."""
     return node.run("dmsetup info --columns --noheadings -o blkdevname mpatha").out.strip()
+
+
+def _until_live(cluster: Cluster, node: Node, dev: str) -> None:
+    end = time.monotonic() + 30
+    while cluster.state_of(node, dev).get("state") != "live":
+        assert time.monotonic() < end, f"{dev} of {node.name} did not come to be leased"
+        time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +108,57 @@ def test_through_the_map_it_is_used_and_given_back(maps: None, story: Story, two
     cluster.wait_free(two, name)
 
 
+def test_a_first_block_written_by_another_node_locks_nobody_out(
+    maps: None, story: Story, one: Node, two: Node, cluster: Cluster
+) -> None:
+    for node in (one, two, one):
+        story.works(node, f"dd if=/dev/urandom of={MAP} bs=512 count=1 conv=fsync status=none")
+        cluster.wait_free(node, _name(node))
+
+
+def test_a_map_that_lost_a_path_is_guarded_as_before(
+    maps: None, story: Story, one: Node, two: Node, cluster: Cluster
+) -> None:
+    story.works(one, f"mkfs.ext4 -qF {MAP} && mount -t ext4 {MAP} {ways.MOUNT_POINT}", 120)
+    mark = cluster.twin.mark()
+    _lose(two, two.paths(cluster.twin)[0])
+    assert two.run(f"/run/attempt open {MAP}").rc == 1
+    assert not cluster.twin.writes_of(two, since=mark)
+    _back(story, two, cluster)
+    assert cluster.state_of(two, _name(two))["state"] == "elsewhere"
+    story.works(one, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(one, _name(one))
+
+
+def test_a_map_in_use_that_lost_all_paths_keeps_the_lease(
+    maps: None, story: Story, one: Node, two: Node, cluster: Cluster
+) -> None:
+    """It may queue what was written, and write it out when a path comes back."""
+    writer = two.spawn(f"exec sleep 600 9<>{MAP}")
+    _until_live(cluster, two, _name(two))
+    for path in two.paths(cluster.twin):
+        _lose(two, path)
+    time.sleep(8)
+    story.refused(one, ways.MOUNTS[1], MAP, "node-2")
+    _back(story, two, cluster)
+    story.refused(one, ways.MOUNTS[1], MAP, "node-2")
+    writer.kill()
+    cluster.wait_free(two, _name(two))
+
+
+def test_what_is_mounted_on_a_map_when_enforcement_begins_is_leased_and_given_back(
+    maps: None, story: Story, one: Node, two: Node, cluster: Cluster
+) -> None:
+    story.works(two, GATE_DOWN)
+    story.works(two, f"mount -t ext4 {MAP} {ways.MOUNT_POINT}")
+    cluster.start_daemon(two)
+    cluster.ready(two)
+    _until_live(cluster, two, _name(two))
+    story.refused(one, ways.MOUNTS[1], MAP, "node-2")
+    story.works(two, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(two, _name(two))
+
+
 def test_a_linear_map_over_a_path_needs_the_lease(story: Story, one: Node, two: Node, cluster: Cluster) -> None:
     first, second = one.paths(cluster.twin)
     story.works(one, ways.RAW[3].started(first))
@@ -100,9 +184,7 @@ def test_another_lun_under_the_same_number_inherits_nothing(story: Story, two: N
     unguarded, leased, foreign = cluster.private, cluster.ext4, cluster.forgotten
     number = two.device(leased)
     writer = two.spawn(f"exec sleep 600 9<>{number}")
-    for _ in range(50):
-        if cluster.state_of(two, number).get("state") == "live":
-            break
+    _until_live(cluster, two, number)
     story.works(two, KILL)
     writer.kill()
     _swap(two, unguarded, foreign)

@@ -40,8 +40,9 @@ open("/sys/fs/cgroup/frozen/cgroup.freeze", "w").write("0")""",
 
 @pytest.mark.parametrize("what", DISTURBANCES)
 def test_a_disturbed_waiter_ends_with_the_verdict(held: str, two: Node, cluster: Cluster, what: str) -> None:
-    before = len(cluster.records(two))
+    before, asks = len(cluster.records(two)), cluster.ask(two, "status")["counters"]["asks"]
     assert two.py(WAITER.replace("DISTURB", DISTURBANCES[what]), 60, dev=held) == 16, "EBUSY, the verdict"
+    assert cluster.ask(two, "status")["counters"]["asks"] == asks + 1
     records = cluster.new_records(two, before)
     assert [r["effect"] for r in records] == ["refuse"], records
 

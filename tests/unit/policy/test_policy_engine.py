@@ -115,7 +115,10 @@ def test_problem_devices_are_refused_by_name() -> None:
     assert decision.action is Action.REFUSE
     assert "vg:x" in decision.reason
     assert "too many layers" in decision.reason
-    assert decide(policy(), intent(dev=broken)).action is Action.PASS
+    unnamed = decide(policy(), intent(dev=broken))
+    assert (unnamed.action, unnamed.default) == (Action.REFUSE, "unknown"), "a rule may mean this very LUN"
+    assert guards(policy(), broken).guarded
+    assert decide(policy(unknown=Implicit.ALLOW), intent(dev=broken)).action is Action.PASS
     multi = Facts(frozenset({"n2"}))
     assert decide(policy(multi_attached=MultiAttached.LEASE), intent(dev=broken), multi).action is Action.REFUSE
     assert guards(policy(), broken, multi).guarded

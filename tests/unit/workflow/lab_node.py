@@ -25,6 +25,7 @@ from enforcer.storage import caches, sysfs, usage
 from enforcer.storage.usage import Usage
 from enforcer.workflow import devices as devices_module
 from enforcer.workflow import leases as leases_module
+from enforcer.workflow import vacancy
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
 
@@ -209,6 +210,7 @@ class Node:
     scans: int = 0
     openers: dict[DevNum, int] = field(default_factory=dict)  # who has it open, whatever our own counts say
     looks: int = 0
+    carriers: set[DevNum] = field(default_factory=set)  # held by multipath maps or their pieces alone
     map_of_table: DevNum | None = None  # which map a table is loaded for
     claimed: dict[DevNum, bool | None] = field(default_factory=dict)  # what an exclusive open says
     probed: list[tuple[DevNum, State]] = field(default_factory=list)
@@ -228,7 +230,10 @@ class Node:
             self.tables, ME.node, policy=lambda: self.policy, keep=(), deadline=self.sessions, root=self.sysfs
         )
         identities: Any = SimpleNamespace(
-            resolve=self.resolve, system=self.system, dm_device=lambda **_: self.map_of_table
+            resolve=self.resolve,
+            system=self.system,
+            dm_device=lambda **_: self.map_of_table,
+            carries=lambda dev: dev in self.carriers,
         )
         self.devices._identities = identities
         self.leases = Leases(
@@ -326,7 +331,7 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
         node.rereads.append(dev)
         return node.rereadable
 
-    monkeypatch.setattr(leases_module, "Path", path)
+    monkeypatch.setattr(vacancy, "Path", path)
     monkeypatch.setattr(leases_module, "boot_ns", node.now)
     monkeypatch.setattr(usage, "scan", scan)
     monkeypatch.setattr(usage, "probe_exclusive", probe)
@@ -339,3 +344,13 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
         devices_module, "system_devices", lambda *_: SimpleNamespace(reasons=node.system, unresolved=())
     )
     return node
+
+
+MAP, PATH2 = DevNum(253, 9), DevNum(8, 32)
+
+
+def multipath(node: Node, **more: Any) -> None:
+    """The second LUN by two paths, with a map over both."""
+    node.add(disk(SECOND, "sdb", B, carrier=True))
+    node.add(disk(PATH2, "sdc", B, carrier=True))
+    node.add(disk(MAP, "dm-9", B, below=(SECOND, PATH2), carrier=True, size_bytes=1 << 20, **more))

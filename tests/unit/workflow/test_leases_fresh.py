@@ -6,10 +6,13 @@ from __future__ import annotations
 import asyncio
 import errno
 
-from lab_node import DISK, ME, OTHER, PART, PART2, SECOND, A, B, Node, run
+import pytest
+from lab_node import DISK, MAP, ME, OTHER, PART, PART2, PATH2, SECOND, A, B, Node, disk, multipath, run
 
 from enforcer.kernel.abi import State
-from enforcer.model.lease import Standing
+from enforcer.model.lease import Denied, Standing
+from enforcer.model.resource import DevNum, ResourceId
+from enforcer.storage import parttable
 
 BUSY = OSError(errno.EBUSY, "busy")
 
@@ -57,14 +60,16 @@ def test_a_device_that_is_gone_has_no_caches(node: Node) -> None:
     run(scenario())
 
 
-def test_caches_of_what_is_in_use_here_stay(node: Node) -> None:
+def test_caches_stay_only_where_a_lease_of_ours_has_kept_the_others_out(node: Node) -> None:
+    """How many have it open says nothing: those who wait for this very lease are counted too."""
+
     async def scenario() -> None:
-        node.count(SECOND, uses=2)
-        await node.take(node.there[SECOND])
-        assert node.dropped == []
-        node.count(PART, uses=1)  # the only counted file is the one that is being asked for
+        await node.take(node.there[PART2])
+        node.dropped.clear()
+        node.count(PART, uses=2)
+        node.count(PART2, uses=1)
         await node.take(node.there[PART])
-        assert [dev for dev, _ in node.dropped] == [PART2, PART, DISK]
+        assert [dev for dev, _ in node.dropped] == [PART, DISK]
 
     run(scenario())
 
@@ -81,17 +86,53 @@ def test_a_partition_table_that_another_node_changed_is_read_again(node: Node) -
     run(scenario())
 
 
-def test_a_partition_table_that_cannot_be_read_again_denies(node: Node) -> None:
+@pytest.mark.parametrize(("on_disk", "granted"), [((2048, 64), True), ((4096, 64), False)])
+def test_a_changed_table_that_the_kernel_does_not_read_again_is_compared_part_by_part(
+    node: Node, monkeypatch: pytest.MonkeyPatch, on_disk: tuple[int, int], granted: bool
+) -> None:
+    """A part of the disk is mounted, or a map has claimed it: what somebody did to the other parts is no harm."""
+    monkeypatch.setattr(parttable, "in_kernel", lambda _dev, *, scratch: (1, 2048, 64))
+    monkeypatch.setattr(parttable, "on_disk", lambda _dev, *, scratch: {1: on_disk})
+
     async def scenario() -> None:
         await node.leases.partitions.learn()
         node.on_disk[DISK], node.rereadable = "rewritten", False
-        for attempt in (1, 2):
-            denied = await node.refused(node.there[PART], attempt)
-            assert denied.standing is Standing.UNKNOWN and "sda" in denied.reason
-            assert node.rereads == [DISK] * attempt and node.state(PART) is State.FREE
-        node.rereadable = True
-        await node.take(node.there[PART], 3)
-        assert node.state(PART) is State.LIVE
+        outcome = await node.leases.acquire(node.there[PART], 1, {}, budget_s=1)
+        assert node.rereads == [DISK]
+        if granted:
+            assert node.state(PART) is State.LIVE
+        else:
+            assert isinstance(outcome, Denied) and "partition table on sda" in outcome.reason
+            assert node.state(PART) is State.FREE
+
+    run(scenario())
+
+
+def test_the_table_of_a_multipath_lun_is_read_through_its_map(node: Node) -> None:
+    """A path may be a standby or dead, and says nothing of the LUN."""
+
+    async def scenario() -> None:
+        multipath(node)
+        node.undroppable[PATH2] = OSError(errno.EIO, "a failed path")
+        node.carriers = {SECOND, PATH2}
+        await node.leases.partitions.learn()
+        node.on_disk[SECOND] = node.on_disk[PATH2] = "rewritten"
+        await node.take(node.there[MAP])
+        assert node.rereads == []
+
+    run(scenario())
+
+
+def test_a_piece_of_a_map_is_compared_as_a_partition_is(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = DevNum(253, 11)
+    monkeypatch.setattr(parttable, "in_kernel", lambda dev, *, scratch: (1, 2048, 64) if dev == piece else None)
+    monkeypatch.setattr(parttable, "on_disk", lambda dev, *, scratch: {1: (9999, 1)} if dev == MAP else {})
+
+    async def scenario() -> None:
+        multipath(node)
+        node.add(disk(piece, "dm-11", ResourceId(B.lun, ("p1",)), below=(MAP, SECOND, PATH2), size_bytes=1))
+        denied = await node.refused(node.there[piece])
+        assert "dm-11 is not where the partition table on dm-9 has it" in denied.reason
 
     run(scenario())
 

@@ -211,3 +211,32 @@ def _fail_once() -> Callable[[str], Awaitable[None]]:
             raise RuntimeError("a mistake")
 
     return fail
+
+
+def test_what_was_written_has_arrived_before_the_lease_goes(node: Node) -> None:
+    """The kernel writes back at the close only if nobody else has the device open, not even for reading."""
+
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.dropped.clear()
+        at_release: list[int] = []
+
+        async def look(call: str) -> None:
+            if call == "release":
+                at_release.append(len(node.dropped))
+
+        node.store.during = look
+        await node.leases.release_unused()
+        assert at_release == [1] and node.dropped == [(SECOND, State.CLOSING)]
+
+    run(scenario())
+
+
+def test_what_cannot_be_written_back_keeps_its_lease(node: Node) -> None:
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.undroppable[SECOND] = OSError(5, "Input/output error")
+        await node.leases.release_unused()
+        assert node.store.ours() and node.state(SECOND) is State.LIVE
+
+    run(scenario())

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Is nobody there any more, and has everything arrived? What must be sure before a lease goes.
+
+Counts alone are not enough: a claim inside the kernel may be older than they are, so every device must let itself be
+opened exclusively. And a writer that has closed its file may have left dirty pages: the kernel writes them back at the
+close only if nobody else has the device open, not even for reading (bdev_release, block/bdev.c). What is written back
+after the lease has gone is written into somebody else's filesystem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from enforcer.model.resource import DevNum, ResourceId
+from enforcer.storage import caches, usage
+from enforcer.workflow.devices import Devices, most_specific
+from enforcer.workflow.uses import Uses
+
+log = logging.getLogger(__name__)
+DISK_S = 8.0  # a disk that does not answer within this keeps its lease
+
+
+class Vacancy:
+    """Looks at devices whose counts say that nothing uses them. Any doubt is a no."""
+
+    def __init__(self, devices: Devices, uses: Uses, scratch: Path) -> None:
+        self._devices, self._uses, self._scratch = devices, uses, scratch
+
+    async def used_uncounted(self, devices: Iterable[DevNum]) -> bool:
+        """True if the whole machine, looked at once more, still shows a use of one of them."""
+        found = await asyncio.to_thread(usage.scan)
+        for dev in devices:
+            sentence = await asyncio.to_thread(self._devices.use_of, dev, found[dev]) if dev in found else ""
+            if sentence:
+                return True
+            self._devices.note_use(dev, "")
+        return False
+
+    async def sure(self, resource: ResourceId, devices: Iterable[DevNum], held: Iterable[ResourceId]) -> bool:
+        """True if nothing claims these devices of ``resource`` and nothing waits to be written to them.
+
+        ``held``: everything that this node holds.
+        """
+        held = list(held)
+        for dev in devices:
+            if not Path(f"/sys/dev/block/{dev}").exists():
+                continue
+            try:
+                async with asyncio.timeout(DISK_S):
+                    if await self._claimed(resource, dev, held):
+                        log.info("%s is kept: %s is still claimed", resource, dev)
+                        return False
+                    await asyncio.to_thread(caches.drop_caches, dev, scratch=self._scratch)
+            except FileNotFoundError:
+                continue  # it has gone meanwhile
+            except (OSError, TimeoutError) as error:
+                log.warning("%s is kept: %s could not be written back: %s", resource, dev, error or "no answer")
+                return False
+        return True
+
+    async def _claimed(self, resource: ResourceId, dev: DevNum, held: list[ResourceId]) -> bool:
+        answer = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._scratch)
+        if answer is False or self._claimed_by_part(dev, resource, held):
+            return False
+        # held by a map or by pieces of one, whose own uses are counted
+        return not await asyncio.to_thread(self._devices.carries, dev)
+
+    def _claimed_by_part(self, dev: DevNum, resource: ResourceId, held: list[ResourceId]) -> bool:
+        """A whole cannot be opened exclusively while a part of it is claimed; that part has a lease of its own."""
+        for known in self._devices.known.values():
+            below = dev in known.device.below and self._uses.busy(known.device.dev)
+            if below and all(most_specific(held, r) not in (None, resource) for r in known.device.resources):
+                return True
+        return False

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A multipath map: what it takes is no use, what is done through it is, whatever becomes of its paths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from lab_node import DISK, MAP, PATH2, SECOND, Node, disk, multipath, run
+
+from enforcer.kernel.abi import State
+from enforcer.storage import dmtable
+from enforcer.storage.dmtable import DmTable
+from enforcer.storage.usage import Usage
+from enforcer.workflow.resolver import Resolver
+
+HELD = Usage(holders=("dm-9",))
+
+
+@pytest.mark.parametrize("problem", ["", "sdb in dm-9/slaves went away"])
+def test_a_map_in_use_that_loses_its_paths_keeps_the_lease(node: Node, problem: str) -> None:
+    """It queues what is written; when a path comes back, that is written out."""
+
+    async def scenario() -> None:
+        multipath(node)
+        await node.take(node.there[MAP])
+        node.count(MAP, uses=1)
+        node.leases.permit_over(1)
+        for gone in (SECOND, PATH2):
+            del node.there[gone]
+            node.devices.forget(gone)
+        node.add(disk(MAP, "dm-9", size_bytes=1 << 20, problem=problem))
+        await node.leases.release_unused()
+        assert node.store.ours() and node.state(MAP) is not State.UNGUARDED
+
+    run(scenario())
+
+
+def test_what_was_mounted_on_a_map_before_enforcement_is_given_back(node: Node) -> None:
+    async def scenario() -> None:
+        multipath(node)
+        node.carriers = {SECOND, PATH2}
+        node.used = {SECOND: HELD, PATH2: HELD, MAP: Usage(mounted_at=["/srv"])}
+        in_use = replace(node.there[MAP], in_use="mounted at /srv")
+        assert await node.leases.take_in_use(in_use, budget_s=1) is None
+        await node.leases.release_unused()
+        assert node.store.ours()
+        del node.used[MAP]
+        node.pass_s(6)
+        await node.leases.release_unused()
+        assert node.store.ours() == {}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("path", "uses", "covered", "carrier"),
+    [(PATH2, 0, False, True), (PATH2, 1, True, True), (PATH2, 1, False, False), (DISK, 0, False, False)],
+    ids=["idle", "in use under its lease", "in use without a lease", "another LUN"],
+)
+def test_what_a_map_may_take_without_a_lease(
+    node: Node, monkeypatch: pytest.MonkeyPatch, path: object, uses: int, covered: bool, carrier: bool
+) -> None:
+    monkeypatch.setattr(dmtable, "uuid_of", lambda _table, *, scratch: "mpath-x")
+
+    async def scenario() -> None:
+        multipath(node)
+        if covered:
+            await node.take(node.there[MAP])
+        node.count(MAP, uses=uses)
+        resolver = Resolver(node.devices, node.leases, node.tables, node.sysfs)
+        table = DmTable("mpatha", "", MAP, ())
+        assert resolver._carries(table, {"multipath"}, [node.there[path]]) is carrier  # type: ignore[index]
+
+    run(scenario())
