@@ -12,7 +12,7 @@ from tools.mutants_table import Mutant
 USES, STACKS, SETS = "tests/vm/test_55_uses.py", "tests/vm/test_58_stacks.py", "tests/vm/test_50_sets.py"
 OUTAGES, SIGNALS = "tests/vm/test_42_outages.py", "tests/vm/test_70_signals.py"
 SOURCES, NAMES = "tests/vm/test_64_sources.py", "tests/vm/test_66_names.py"
-FIGURES, WITNESS = "tests/vm/test_85_figures.py", "tests/vm/test_88_witness.py"
+FIGURES = "tests/vm/test_85_figures.py"
 
 STORAGE_MUTANTS = (
     Mutant(
@@ -138,14 +138,6 @@ NAME_MUTANTS = (
         "        _stay_small(chosen.store.endpoints)\n",
         "",
         f"{FIGURES}::test_the_processes_stay_small",
-    ),
-    Mutant(
-        "threads-confused",
-        "Witness and audit log agree, by thread.",
-        "enforcer/workflow/callers.py",
-        "        tid=tid,\n",
-        "        tid=tgid,\n",
-        f"{WITNESS}::test_they_agree",
     ),
 )
 
