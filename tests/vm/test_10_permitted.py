@@ -81,7 +81,7 @@ def test_a_free_whole_disk_can_be_written(story: Story, two: Node, cluster: Clus
     for node in cluster.nodes:  # an earlier case has written to it: back to a clean filesystem for the next ones
         cluster.wait_free(node, story.part(node))
     dev = two.device(cluster.disk)
-    way = Way("dd", "dd if={dev} of={dev} bs=4k count=1 conv=notrunc,fsync", comm="dd")
+    way = Way("dd", "dd if={dev} of={dev} bs=64k count=256 conv=notrunc,fsync", comm="dd")
     _works_and_gives_back(story, two, way, dev)
 
 

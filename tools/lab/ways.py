@@ -50,7 +50,7 @@ MOUNTS = (
     Way("mount in a new mount namespace", "unshare -m mount -t {fstype} {dev} {dir}", "true", "mount", "mount"),
 )
 RAW = (
-    Way("dd", "dd if=/dev/zero of={dev} bs=4k count=1 conv=notrunc,fsync", comm="dd"),
+    Way("dd", "dd if=/dev/zero of={dev} bs=64k count=256 conv=notrunc,fsync", comm="dd"),
     Way("mkfs", "mkfs.ext4 -qF {dev}", comm="mkfs.ext4"),
     Way("losetup", "losetup /dev/loop6 {dev}", "losetup -d /dev/loop6", "losetup"),
     Way(
