@@ -291,7 +291,8 @@ def _path_problem(value: str) -> str:
 def _read_path(table: Fields, setting: Setting) -> str:
     value = table.string(setting.key)
     if isinstance(table.data[setting.key], str) and (what := _path_problem(value)):
-        table.problem(setting.key, f'"{value}" {what}', "Write it from / on, without //, ./ and ../")
+        named = "its value" if setting.key == "password_file" else f'"{value}"'  # perhaps it is the password itself
+        table.problem(setting.key, f"{named} {what}", "Write it from / on, without //, ./ and ../")
     return value
 
 
@@ -306,7 +307,10 @@ def _read_paths(table: Fields, setting: Setting) -> tuple[str, ...]:
 def _read_strings(table: Fields, setting: Setting) -> tuple[str, ...]:
     values = table.strings(setting.key, one=False)
     for index, value in enumerate(values):
-        if setting.key == "endpoints" and not _ENDPOINT.fullmatch(value):
+        if setting.key == "endpoints" and "@" in value:
+            what, remedy = "an endpoint names a user", "Write them as username and password_file"
+            table.problem((setting.key, index), what, remedy)
+        elif setting.key == "endpoints" and not _ENDPOINT.fullmatch(value):
             table.problem((setting.key, index), f'"{value}" is not an endpoint', 'Write "https://192.0.2.1:2379"')
         elif not value or "\0" in value:
             table.problem((setting.key, index), f'"{setting.key}" holds an empty word', "Remove it")

@@ -23,6 +23,9 @@ NO_DEVICE = NETWORK_LIKE | {"fuse", "overlay", "tmpfs", "ramfs", "proc", "sysfs"
 # Kernel names are given in the order of discovery (Documentation/admin-guide/devices.txt).
 UNSTABLE_NAME = re.compile(r"(/dev/)?(sd|vd|xvd|hd|dm-|nvme\d|nbd\d|md\d|loop\d)[a-z0-9*?\[\]-]*$")
 
+# What udev, multipath and mount(8) call a LUN or what is on it; enforcer.storage.names spells them in its own way.
+FOREIGN_NAME = re.compile(r"(scsi-|dm-uuid-mpath-)?3[0-9A-Fa-f]{6}|naa\.|(UUID|LABEL|PARTUUID|PARTLABEL|ID)=")
+
 
 def lint(policy: Policy, devices: Iterable[Device] = ()) -> list[Problem]:
     """All warnings for a policy, in its order; ``devices`` are those of this node."""
@@ -37,6 +40,7 @@ def lint(policy: Policy, devices: Iterable[Device] = ()) -> list[Problem]:
         problems += _subject(rule)
         problems += _system(rule, devices)
         problems += _unstable(rule)
+        problems += _foreign(rule)
     return problems
 
 
@@ -137,6 +141,16 @@ def _unstable(rule: Rule) -> list[Problem]:
         return []
     what = f"names {', '.join(names)}, which may be another disk after the next boot"
     return [_warn(rule, what, 'Name the LUN, as in "wwn-0x5000c500*"')]
+
+
+def _foreign(rule: Rule) -> list[Problem]:
+    names = [glob for glob in rule.match.device if FOREIGN_NAME.match(glob)]
+    if not names:
+        return []
+    what = f"names {', '.join(names)}, as other programs call a LUN: it matches nothing"
+    return [
+        _warn(rule, what, 'Write 3600140a* or naa.600140a* as "wwn-0x600140a*"; enforcer.policy(5) lists the names')
+    ]
 
 
 def _system(rule: Rule, devices: tuple[Device, ...]) -> list[Problem]:

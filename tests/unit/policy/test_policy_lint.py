@@ -79,3 +79,13 @@ class TestLint:
         found = [str(problem) for problem in lint(load([tmp_path])) if "written" in problem.message]
         assert found == [f"{tmp_path}: can be written by everybody. Run: chmod go-w {tmp_path}."]
         tmp_path.chmod(0o700)
+
+    def test_a_name_that_only_other_programs_use(self) -> None:
+        names = ("3600140a*", "scsi-3600140*", "naa.6*", "UUID=ab", "wwn-0x600140*", "eui-00*", "vg:db", "*")
+        found = self.messages(
+            "".join(
+                f'[[rule]]\nid = "r{at}"\n{self.ALL}match = {{ device = "{name}" }}\n' for at, name in enumerate(names)
+            )
+        )
+        told = [text for text in found if "matches nothing" in text]
+        assert [text.partition("names ")[2].partition(",")[0] for text in told] == list(names[:4])

@@ -153,3 +153,14 @@ def test_imports_little() -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['endpoints = ["https://node:hunter2@192.0.2.1:2379"]', 'password_file = "hunter2"', 'password = "hunter2"'],
+)
+def test_a_password_in_the_wrong_place_is_not_told_to_the_log(line: str) -> None:
+    with pytest.raises(SettingsErrors) as refused:
+        parse(f'[store]\nkind = "etcd"\n{line}\n', "e.toml")
+    assert "e.toml:3" in str(refused.value)
+    assert "hunter2" not in str(refused.value) + refused.value.hint
