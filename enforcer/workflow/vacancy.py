@@ -55,7 +55,8 @@ class Vacancy:
                         return False
                     await asyncio.to_thread(caches.drop_caches, dev, scratch=self._scratch)
             except FileNotFoundError:
-                continue  # it has gone meanwhile
+                if Path(f"/sys/dev/block/{dev}").exists():
+                    return False  # its node changed under our hands; it is still there
             except (OSError, TimeoutError) as error:
                 log.warning("%s is kept: %s could not be written back: %s", resource, dev, error or "no answer")
                 return False

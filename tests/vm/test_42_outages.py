@@ -74,7 +74,7 @@ def test_no_mount_is_disturbed_and_the_token_stays(
     mounted: dict[str, tuple[str, int, Spawned]], cluster: Cluster, outages: tuple[object, object]
 ) -> None:
     with ThreadPoolExecutor(2) as both:
-        list(both.map(lambda how, node: how(cluster, node, 3.0 * cluster.ttl_s), outages, cluster.nodes))  # type: ignore[operator]
+        list(both.map(lambda how, node: how(cluster, node, 3.0 * cluster.ttl_s), outages, cluster.nodes))
     for node in cluster.nodes:
         dev, token, writer = mounted[node.name]
         assert writer.wait(0) is None, f"the writer failed: {writer.output()}"

@@ -31,7 +31,7 @@ def intent(number: int = 17, *, name: str = "sdb1", kind: UseKind = UseKind.MOUN
         "dev": DevNum(8, 17),
         "device": Device(DevNum(8, 17), name, (LUN,), (str(LUN), "vg:data"), attached_by="iscsi"),
     }
-    return Intent(**{**fields, **changes})  # type: ignore[arg-type]
+    return Intent(**{**fields, **changes})
 
 
 def held(liveness: Liveness = Liveness.LIVE, node: str = "node-1") -> HeldLease:

@@ -19,7 +19,7 @@ from enforcer.model.escape import to_json
 
 def drawn(*things: object, width: int = 100) -> str:
     stream = io.StringIO()
-    Output(stream, width=width).draw(*things)  # type: ignore[arg-type]
+    Output(stream, width=width).draw(*things)
     return stream.getvalue()
 
 
@@ -51,7 +51,7 @@ def test_colour_is_for_terminals_and_not_where_it_is_unwanted(monkeypatch: pytes
 @given(hostile)
 def test_no_renderer_lets_a_hostile_name_through(name: str) -> None:
     rows = [Record.of(json.loads(to_json({**hostile_record(name, verdict), "why": name}))) for verdict in ALL]
-    device = {**dict.fromkeys(WHO["devices"][0], name), "resources": [name], "seen_by": [name]}  # type: ignore[index]
+    device = {**dict.fromkeys(WHO["devices"][0], name), "resources": [name], "seen_by": [name]}
     lease = {
         **dict.fromkeys(LEASE, name),
         "holder": {"node": name, "boot_id": name},

@@ -59,7 +59,7 @@ class Kept:
         """Wait for so many renewals that begin from now on."""
         begun = boot_ns()
         async with asyncio.timeout(patience_s):
-            while len({deadline for told, deadline in self.deadlines if told > begun}) <= count:  # noqa: ASYNC110
+            while len({deadline for told, deadline in self.deadlines if told > begun}) <= count:  # noqa: ASYNC110, there is no event to wait for
                 await asyncio.sleep(0.05)
 
 
@@ -94,11 +94,11 @@ class Nodes:
         me = holder(name, run_dir)
         store = EtcdStore(self.client(), self.name, me, session=lambda: read_session(run_dir)[0], ttl_s=TTL_S)
         kept = Kept(store, run_dir)
-        keeper._write_deadline = lambda deadline: kept.deadlines.append((boot_ns(), deadline))  # type: ignore[method-assign]
+        keeper._write_deadline = lambda deadline: kept.deadlines.append((boot_ns(), deadline))
         keeping = asyncio.create_task(keeper.run())
         try:
             async with asyncio.timeout(10):
-                while kept.session is None:  # noqa: ASYNC110
+                while kept.session is None:  # noqa: ASYNC110, there is no event to wait for
                     await asyncio.sleep(0.02)
             yield kept
         finally:

@@ -62,7 +62,7 @@ class NodeOne:
     async def keeper(self) -> AsyncIterator[None]:
         """Run one as its main program does, signals and all."""
         keeper = Keeper(settings.load(self.file))
-        keeper._write_deadline = lambda deadline: self.told.append((boot_ns(), deadline))  # type: ignore[method-assign]
+        keeper._write_deadline = lambda deadline: self.told.append((boot_ns(), deadline))
         keeping = asyncio.create_task(duties.serve(keeper))
         try:
             yield
@@ -91,7 +91,7 @@ class NodeOne:
 
 async def until(true: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110
+        while not true():  # noqa: ASYNC110, there is no event to wait for
             await asyncio.sleep(0.02)
 
 

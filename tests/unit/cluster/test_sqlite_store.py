@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_used_is_told_and_permits_nothing(
 def test_a_file_that_breaks_or_fills_up_later_denies(alone: Cluster) -> None:
     async def scenario(c: Cluster) -> None:
         node = await c.boot("node-1")
-        await node.store._write(lambda db: db.execute("pragma max_page_count = 1"))  # type: ignore[attr-defined]
+        await node.store._write(lambda db: db.execute("pragma max_page_count = 1"))
         full = await must_not_know(node, *(f"lun-{n}" + "x" * 200 for n in range(100)))
         assert "the disk is full" in full.reason
         assert full.remedy

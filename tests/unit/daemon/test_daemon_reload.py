@@ -42,7 +42,7 @@ def service(tmp_path: Path) -> Service:
         log=SimpleNamespace(reopen=lambda: None),
     )
     made._tables = made._devices = made._reconciler = made.recorder = nothing
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def in_force(service: Any) -> tuple[str, str, int]:

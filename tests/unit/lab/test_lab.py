@@ -95,7 +95,7 @@ def test_load_order_names_what_is_missing() -> None:
 @pytest.mark.parametrize(("suffix", "pack"), [("", bytes), (".xz", lzma.compress), (".gz", gzip.compress)])
 def test_plain_module(tmp_path: Path, suffix: str, pack: object) -> None:
     path = tmp_path / f"m.ko{suffix}"
-    path.write_bytes(pack(b"\x7fELF module"))  # type: ignore[operator]
+    path.write_bytes(pack(b"\x7fELF module"))
     assert initramfs.plain_module(path) == b"\x7fELF module"
 
 

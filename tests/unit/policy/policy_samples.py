@@ -20,17 +20,17 @@ LUN_A, LUN_B = ResourceId("a"), ResourceId("b")
 
 def device(*resources: ResourceId, name: str = "sdx", aliases: tuple[str, ...] = (), **more: object) -> Device:
     names = tuple(map(str, resources)) + aliases + (name,)
-    return replace(Device(DevNum(8, 0), name, resources, names), **more)  # type: ignore[arg-type]
+    return replace(Device(DevNum(8, 0), name, resources, names), **more)
 
 
 def intent(kind: UseKind = UseKind.MOUNT, dev: Device | None = None, **more: object) -> Intent:
     base = Intent(1, kind, CALLER, fstype="ext4", target="/srv", device=dev, dev=dev.dev if dev else None)
-    return replace(base, **more)  # type: ignore[arg-type]
+    return replace(base, **more)
 
 
 def rule(rule_id: str = "r", **more: object) -> Rule:
-    return replace(Rule(rule_id, frozenset(RULE_USES)), **more)  # type: ignore[arg-type]
+    return replace(Rule(rule_id, frozenset(RULE_USES)), **more)
 
 
 def policy(*rules: Rule, **defaults: object) -> Policy:
-    return Policy(rules, replace(Defaults(), **defaults), generation=3)  # type: ignore[arg-type]
+    return Policy(rules, replace(Defaults(), **defaults), generation=3)

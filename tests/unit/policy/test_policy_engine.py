@@ -87,7 +87,7 @@ def test_first_match_decides() -> None:
 
 @pytest.mark.parametrize("narrow", [{"subject": Subject(uid=UidMask(0))}, {"target": ("/a",)}, {"fstype": ("xfs",)}])
 def test_an_exception_for_some_leaves_the_device_guarded_for_all(narrow: dict[str, object]) -> None:
-    off = rule("off", mode=RuleMode.OFF, match=replace(Match(), **narrow))  # type: ignore[arg-type]
+    off = rule("off", mode=RuleMode.OFF, match=replace(Match(), **narrow))
     guarding = guards(policy(off, rule("on")), device(LUN_A))
     assert (guarding.guarded, guarding.rule) == (True, "on")
     assert not guards(policy(rule("off", mode=RuleMode.OFF), rule("on")), device(LUN_A)).guarded

@@ -141,7 +141,7 @@ def test_hiding_a_fact_makes_nothing_looser(
     if hidden == "exe":
         less = replace(asked, caller=replace(asked.caller, exe=""))
     else:
-        less = replace(asked, **{hidden: ""})  # type: ignore[arg-type]
+        less = replace(asked, **{hidden: ""})
     assert decide(some, less, facts).strictness >= decide(some, asked, facts).strictness
 
 

@@ -234,7 +234,7 @@ def test_an_unreadable_identity_is_a_problem_and_every_device_above_has_it(
     def failing(path: object, flags: int, *rest: object, **more: object) -> int:
         if str(path).endswith("0:0:0:32/vpd_pg83") or str(path).endswith("sdc/device/vpd_pg83"):
             raise OSError(5, "Input/output error")
-        return real(path, flags, *rest, **more)  # type: ignore[arg-type]
+        return real(path, flags, *rest, **more)
 
     monkeypatch.setattr(os, "open", failing)
     assert "Input/output error" in san.ids().resolve(dev).problem and "Input/output" in at(san, "8:33").problem

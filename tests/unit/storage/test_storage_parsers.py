@@ -210,7 +210,7 @@ class FakeSocket:
 
 def test_only_the_kernels_messages_count_and_lost_ones_ask_for_a_rescan() -> None:
     sock = uevents.UeventSocket(
-        FakeSocket(  # type: ignore[arg-type]
+        FakeSocket(
             (MESSAGE, [], 0, (4711, 1)),
             (MESSAGE, [], 0, (0, 1)),
             OSError(105, "ENOBUFS"),

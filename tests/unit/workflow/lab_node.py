@@ -266,14 +266,14 @@ class Node:
         return State(self.entry(dev).state)
 
     def count(self, dev: DevNum, uses: int = 0, inflight: int = 0) -> None:
-        self.tables.ledger[dev.to_kernel()] = abi.Ledger(uses=uses, inflight=inflight)  # type: ignore[index]
+        self.tables.ledger[dev.to_kernel()] = abi.Ledger(uses=uses, inflight=inflight)
 
     def opening(self, *devs: DevNum) -> None:
         """Some task is in an open of these, or of none."""
         task = abi.Task(open_depth=len(devs))
         for slot, dev in zip(task.opens, devs, strict=False):
             slot.dev = dev.to_kernel()
-        self.tables.tasks[77] = task  # type: ignore[index]
+        self.tables.tasks[77] = task
 
     async def take(self, device: Device, intent: int = 1) -> Granted:
         outcome = await self.leases.acquire(device, intent, {}, budget_s=1.0)

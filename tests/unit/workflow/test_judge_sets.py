@@ -97,7 +97,7 @@ def test_what_of_a_set_cannot_be_resolved_refuses_it(court: Court, rule: Rule, w
         case "options cut":
             ask = mount(flags=AskFlag.OPTIONS_CUT)
         case _:
-            court.node.tables.params[9] = abi.Params(used=abi.PARAMS + 1)  # type: ignore[index]
+            court.node.tables.params[9] = abi.Params(used=abi.PARAMS + 1)
             ask = mount(op=Op.SB_ALLOC, arg=9)
     _, verdict = court.judge(ask)
     assert refuses(verdict) and court.node.store.calls == []
@@ -115,7 +115,7 @@ def test_options_are_those_of_the_call(court: Court) -> None:
     slots = abi.Params(used=2)
     for slot, (key, value) in zip(slots.slots, ((b"logdev", b"/dev/y"), (b"rtdev", b"/dev/z")), strict=False):
         slot.key[: len(key)], slot.value[: len(value)] = list(key), list(value)
-    court.node.tables.params[9] = slots  # type: ignore[index]
+    court.node.tables.params[9] = slots
     court.judge(mount(op=Op.SB_ALLOC, arg=9))
     court.judge(mount(op=Op.SB_ALLOC, arg=10))
     assert court.options == [b"logdev=/dev/x", b"logdev=/dev/y,rtdev=/dev/z", b""]

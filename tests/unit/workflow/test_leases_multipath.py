@@ -70,6 +70,6 @@ def test_what_a_map_may_take_without_a_lease(
         node.count(MAP, uses=uses)
         resolver = Resolver(node.devices, node.leases, node.tables, node.sysfs)
         table = DmTable("mpatha", "", MAP, ())
-        assert resolver._carries(table, {"multipath"}, [node.there[path]]) is carrier  # type: ignore[index]
+        assert resolver._carries(table, {"multipath"}, [node.there[path]]) is carrier
 
     run(scenario())

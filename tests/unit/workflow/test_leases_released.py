@@ -232,10 +232,11 @@ def test_what_was_written_has_arrived_before_the_lease_goes(node: Node) -> None:
     run(scenario())
 
 
-def test_what_cannot_be_written_back_keeps_its_lease(node: Node) -> None:
+@pytest.mark.parametrize("trouble", [OSError(5, "Input/output error"), FileNotFoundError(2, "the node changed")])
+def test_what_cannot_be_written_back_keeps_its_lease(node: Node, trouble: Exception) -> None:
     async def scenario() -> None:
         await node.hold(node.there[SECOND])
-        node.undroppable[SECOND] = OSError(5, "Input/output error")
+        node.undroppable[SECOND] = trouble
         await node.leases.release_unused()
         assert node.store.ours() and node.state(SECOND) is State.LIVE
 

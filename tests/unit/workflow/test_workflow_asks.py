@@ -108,7 +108,7 @@ Scenario = Callable[[Kernel], Coroutine[Any, Any, None]]
 
 def play(scenario: Scenario, **more: float) -> Kernel:
     async def whole() -> Kernel:
-        kernel = Kernel(**more)  # type: ignore[arg-type]
+        kernel = Kernel(**more)
         try:
             await asyncio.wait_for(scenario(kernel), 20)
         finally:

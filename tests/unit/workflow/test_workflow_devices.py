@@ -49,7 +49,7 @@ class Tables:
 
 def devices(*, deadline: bool = True) -> Devices:
     tables: object = Tables()
-    return Devices(tables, "node-1", policy=lambda: POLICY, keep=(), deadline=deadline, root=Path("/nonexistent"))  # type: ignore[arg-type]
+    return Devices(tables, "node-1", policy=lambda: POLICY, keep=(), deadline=deadline, root=Path("/nonexistent"))
 
 
 def known(*names: ResourceId, minor: int = 0, problem: str = "", guarding: Guarding | None = None) -> Known:
@@ -136,7 +136,7 @@ def test_the_table_never_lags_behind(steps: list[tuple[dict[ResourceId, Grip], f
     for each in all_known:
         table.known[each.device.dev] = each
         table._write(each)
-    guard: Guards = table._tables.guard  # type: ignore[assignment]
+    guard: Guards = table._tables.guard
     for held, others in steps:
         table.set_grips(held, others)
         for each in all_known:
@@ -152,7 +152,7 @@ def test_forgotten_devices_leave_the_table() -> None:
     table.known[one.device.dev] = one
     table._write(one)
     table.forget(one.device.dev)
-    guard: Guards = table._tables.guard  # type: ignore[assignment]
+    guard: Guards = table._tables.guard
     assert guard.entries == {} and table.known == {}
 
 
@@ -163,9 +163,9 @@ def test_a_device_that_is_gone_but_open_goes_on_to_count(counts: abi.Ledger) -> 
     one = known(a)
     table.known[one.device.dev] = one
     table.set_grips({a: Grip(Hold.LIVE, 1)}, frozenset())
-    table._tables.ledger[one.device.dev.to_kernel()] = counts  # type: ignore[index]
+    table._tables.ledger[one.device.dev.to_kernel()] = counts
     table.forget(one.device.dev)
-    guard: Guards = table._tables.guard  # type: ignore[assignment]
+    guard: Guards = table._tables.guard
     assert guard.entries == {} and table.counted_for(a) == [one.device.dev]
 
 
