@@ -17,15 +17,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from enforcer.model.deadlines import Deadlines
 from enforcer.policy.document import Document, LocatedErrors, Problem, parse_bytes, read_bytes
 from enforcer.policy.fields import Fields, show_duration
 
 DEFAULT_PATH = "/etc/enforcer/enforcer.toml"
-
-# m of the deadline arithmetic: half a second of scheduling, and clocks that drift apart by 1/500.
-MARGIN_S = 0.5
-DRIFT = 1 / 500
-RENEWALS = 3  # a lease outlives two lost renewals
 
 T = TypeVar("T")
 
@@ -78,6 +74,10 @@ class Store:
     password_file: str = _setting("", "File that holds its password and nothing else, of mode 0600", kind="path")
     ttl_s: float = _setting(30.0, "How long this node's session lives without renewal", key="ttl", kind="duration")
     renew_s: float = _setting(5.0, "How often the session is renewed", key="renew", kind="duration")
+
+    def deadlines(self) -> Deadlines:
+        """The arithmetic of this node's session; etcd grants whole seconds only."""
+        return Deadlines(float(max(1, int(self.ttl_s))) if self.kind is StoreKind.ETCD else self.ttl_s, self.renew_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,24 +217,13 @@ def parse(content: bytes | str, file: str = "<settings>") -> Settings:
     return _complete(settings)
 
 
-def margin_s(ttl_s: float) -> float:
-    """Seconds that are kept between what one node believes of a lease and what another may."""
-    return MARGIN_S + ttl_s * DRIFT
-
-
 def _check(settings: Settings, document: Document) -> None:
     """What is right key by key and wrong together."""
-    ttl, renew = settings.store.ttl_s, settings.store.renew_s
-    margin = margin_s(ttl)
-    needed = RENEWALS * renew + margin
-    if needed > ttl:
-        what = (
-            f"{RENEWALS} x renew ({show_duration(renew)}) + margin (0.5s + ttl/500 = {margin:g}s) "
-            f"= {needed:g}s, which is more than ttl ({show_duration(ttl)})"
-        )
-        most = show_duration(max(0.1, int((ttl - margin) / RENEWALS * 10) / 10))
+    deadlines = settings.store.deadlines()
+    if what := deadlines.problem():
         key = "renew" if ("store", "renew") in document.lines else "ttl"
-        document.problem(("store", key), what, f"Raise ttl, or set renew to {most} or less")
+        remedy = f"Raise ttl, or set renew to {show_duration(deadlines.most_renew_s)} or less"
+        document.problem(("store", key), what, remedy)
     if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
         document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["https://host:2379"]')
     _check_access(settings.store, document)

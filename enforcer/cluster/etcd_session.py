@@ -5,9 +5,8 @@ The keeper runs this in a process of its own, locked in memory, so it imports li
 hang on no TTL; the session only tells others whether this node still lives, and tells this node until when it
 may write.
 
-**Deadline arithmetic.** With t0 the boot-clock time *before* the last successful renewal was sent, T the
-seconds that etcd granted and m = 0.5 s + T/500 for clocks that run unequally, the deadline is t0 + T - m. The
-server starts to count later than t0, so the deadline is over here before the session is over there. A server
+**Deadline arithmetic** (``model/deadlines.py``). The server starts to count later than t0, the boot-clock time before
+the renewal was sent, so the deadline is over here before the session is over there. A server
 that has lost its leadership may acknowledge keep-alives for up to two election time-outs; the new leader
 gives every lease its full TTL and one election time-out on top, which covers that. Each renewal also reads
 the node's record linearizably: a session whose record is gone is lost, even if its TTL lease still lives.
@@ -30,17 +29,13 @@ from enforcer.cluster.etcd_api import Etcd, get, if_created_at, put
 from enforcer.cluster.etcd_http import Caller
 from enforcer.cluster.etcd_records import Layout, read_holder, write_node
 from enforcer.model.clock import boot_ns
+from enforcer.model.deadlines import Deadlines
 from enforcer.model.errors import BadConfiguration, LeaseLost, StoreUnavailable
 from enforcer.model.lease import Holder
 
 CALL_S = 3.0  # budget of one call that no caller limits
 POLL_S = 0.2  # while an old session runs out
 SLACK_S = 2.0  # beyond its TTL: etcd looks for expired leases twice a second, a new leader extends them
-
-
-def margin_s(ttl_s: float) -> float:
-    """m: what the holder stops earlier, and a taker waits longer, than the TTL says; seconds."""
-    return 0.5 + ttl_s / 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +63,7 @@ class EtcdSession:
         """CLOCK_BOOTTIME nanoseconds until which this node may write; 0 without a session."""
         if self.facts is None:
             return 0
-        ttl_s = self.facts.ttl_s
-        return self._renewed_ns + int((ttl_s - margin_s(ttl_s)) * 1e9)
+        return Deadlines(self.facts.ttl_s).stop_ns(self._renewed_ns)
 
     async def open(self) -> SessionFacts:
         """Create the session, or go on with it if this very session exists already.
@@ -128,8 +122,8 @@ class EtcdSession:
         if found is None or found != (self.holder, facts.lease_id, facts.create_revision):
             self.facts = None
             raise LeaseLost("the node's record in the lease store is gone or not ours any more")
-        self._renewed_ns = t0
         self.facts = SessionFacts(facts.lease_id, facts.create_revision, min(ttl_s, facts.ttl_s))
+        self._renewed_ns = Deadlines(self.facts.ttl_s).renewed_ns(self._renewed_ns, t0, boot_ns())
         return t0
 
     async def end(self, *, budget_s: float = CALL_S) -> None:

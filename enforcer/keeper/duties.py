@@ -69,7 +69,7 @@ class Keeper:
     async def _keep_session(self) -> None:
         store = self._settings.store
         access = self._access = EtcdAccess(store)
-        session = EtcdSession(access, store.cluster, self._holder, ttl_s=max(1, round(store.ttl_s)))
+        session = EtcdSession(access, store.cluster, self._holder, ttl_s=int(store.deadlines().ttl_s))
         told = ""
         ours = False  # until the first answer the kernel's deadline is that of the keeper before us, and stays
         try:

@@ -13,8 +13,9 @@ from lab_cluster import Cluster, EtcdServer, Proxy, play
 
 from enforcer.cluster import etcd_session
 from enforcer.cluster.etcd_http import EtcdClient
-from enforcer.cluster.etcd_session import EtcdSession, margin_s
+from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.model.clock import boot_ns
+from enforcer.model.deadlines import margin_s
 from enforcer.model.errors import BadConfiguration, LeaseLost, StoreUnavailable
 from enforcer.model.lease import Holder
 
