@@ -184,7 +184,7 @@ ETCD_MUTANTS = (
         "revoked-is-free",
         "A session that the store ended by mistake frees no lease of its holder.",
         "enforcer/cluster/conflicts.py",
-        "    return held.liveness in (Liveness.FENCED, Liveness.REBOOTED)\n",
+        "    return held.liveness in (Liveness.FENCED, Liveness.REBOOTED, Liveness.SILENT)\n",
         "    return held.liveness is not Liveness.LIVE\n",
         f"{MEMBERS}::test_a_session_that_the_store_ended_by_mistake_costs_no_lease",
     ),

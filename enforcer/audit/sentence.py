@@ -48,7 +48,7 @@ def clause(record: Record, zone: tzinfo | None = None) -> str:
     holder = record.holder
     if holder.liveness == Liveness.STRANDED:
         return f"is held by {holder.node}, which is silent but not proven dead"
-    if holder.liveness in (Liveness.FENCED, Liveness.REBOOTED):
+    if holder.liveness in (Liveness.FENCED, Liveness.REBOOTED, Liveness.SILENT):
         return f"is still held by {holder.node}, which is {holder.liveness}"
     return f"is in use on {holder.node}{since(holder, record, zone)}"
 

@@ -30,6 +30,7 @@ _WANTED: Final = {
 _LIVENESS: Final = {
     Liveness.LIVE: "it is alive and renews its session",
     Liveness.STRANDED: "stranded: it is silent, and nothing proves that it no longer writes",
+    Liveness.SILENT: "it is silent for longer than its guarantee takes",
     Liveness.FENCED: "a fencing of that boot was confirmed",
     Liveness.REBOOTED: "the machine is back under another boot id",
 }
@@ -231,7 +232,7 @@ def _by_holder(record: Record) -> tuple[str, ...]:
             f"make sure that {holder.node} is off or cut off from the storage, and only then:",
             f"enforcer fence confirm {holder.node} --boot-id {holder.boot_id}",
         )
-    if holder.liveness in (Liveness.FENCED, Liveness.REBOOTED):
+    if holder.liveness in (Liveness.FENCED, Liveness.REBOOTED, Liveness.SILENT):
         return ("try again: the lease may be taken over now", look)
     return (f"end its use on {holder.node} and try again; who holds it now:", look)
 

@@ -7,9 +7,13 @@ property of theirs can be tested by generating histories.
 
 Two holders exclude each other if they are different boots of nodes (a session more or less on the same boot
 is the same kernel), their resources meet, and their modes are not compatible. Only a holder that is *proven
-silent* can be taken over: a fencing fact about its very boot id, or the same machine back under another boot
-id. Both facts can never become untrue again, so it does no harm that they were read a moment before the
-write. A holder that is merely gone from sight is stranded, and stays in the way.
+silent* can be taken over: a fencing fact about its very boot id, the same machine back under another boot
+id, or a session that has been gone for long enough while the lease bears a self-fencing guarantee. The first
+two can never become untrue again, so it does no harm that they were read a moment before the write. The third
+can: the node may come back and prolong its deadline while its table still says live. So the write that takes
+over by time must compare that the session is still gone, and it leaves a fencing fact behind
+(``Ruling.silenced``): that boot gets no session any more. A holder that is merely gone from sight is stranded,
+and stays in the way.
 """
 
 from __future__ import annotations
@@ -18,8 +22,19 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from enforcer.model.deadlines import Deadlines
 from enforcer.model.errors import EnforcerError
-from enforcer.model.lease import Claim, Denied, HeldLease, Holder, Lease, Liveness, Standing
+from enforcer.model.lease import (
+    SELF_FENCING,
+    Claim,
+    Denied,
+    Guarantee,
+    HeldLease,
+    Holder,
+    Lease,
+    Liveness,
+    Standing,
+)
 from enforcer.model.resource import Mode, ResourceId
 
 
@@ -29,15 +44,42 @@ class Witness:
 
     present: Mapping[str, Holder] = field(default_factory=dict)  # node name -> whose liveness record stands now
     fenced: AbstractSet[tuple[str, str]] = frozenset()  # (node name, boot id) of each fencing fact
+    gone: AbstractSet[tuple[str, str]] = frozenset()  # those whose session has been gone for m (Absences)
 
-    def liveness(self, holder: Holder) -> Liveness:
-        """What is known of one holder. Nobody who still renews counts as fenced, whatever was confirmed."""
+    def liveness(self, holder: Holder, guarantee: Guarantee = Guarantee.NONE) -> Liveness:
+        """What is known of the holder of a lease with that guarantee.
+
+        Nobody who still renews counts as fenced, whatever was confirmed.
+        """
         present = self.present.get(holder.node)
         if present is not None and present.boot_id == holder.boot_id:
             return Liveness.LIVE  # another session on the same boot is the same running kernel
         if (holder.node, holder.boot_id) in self.fenced:
             return Liveness.FENCED
+        if present is None and guarantee in SELF_FENCING and (holder.node, holder.boot_id) in self.gone:
+            return Liveness.SILENT
         return Liveness.STRANDED if present is None else Liveness.REBOOTED
+
+
+@dataclass(frozen=True, slots=True)
+class Absences:
+    """Since when one process has seen nodes without a session, on its own boot clock.
+
+    The clock starts when the answer was there, which is later than the read; a process that has just started knows
+    nothing and waits its full time.
+    """
+
+    since_ns: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (node name, boot id) -> boot clock
+
+    def noted(self, present: Mapping[str, Holder], holders: Iterable[Holder], now_ns: int) -> Absences:
+        """After one more read that found these sessions and these holders of leases."""
+        away = {(h.node, h.boot_id): now_ns for h in holders if h.node not in present}
+        return Absences(away | {who: ns for who, ns in self.since_ns.items() if who[0] not in present})
+
+    def gone(self, now_ns: int, deadlines: Deadlines) -> frozenset[tuple[str, str]]:
+        """Who has been away for so long that a self-fencing guarantee has done its work."""
+        waits_ns = deadlines.taker_waits_ns()
+        return frozenset(who for who, since_ns in self.since_ns.items() if now_ns >= since_ns + waits_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +103,21 @@ class Ruling:
             tokens.add(lease.token)
         return tokens.pop() if len(tokens) == 1 and not self.blocking else None
 
+    def permit(self, sure: Mapping[ResourceId, int]) -> int | None:
+        """``held_token``, if no late write of ours can touch its records any more; None if they must be written.
+
+        ``sure``: tokens of records whose release was never sent and that this process was granted or adopted.
+        """
+        token = self.held_token
+        return token if token is not None and all(sure.get(r) == token for r in self.wanted) else None
+
+    @property
+    def silenced(self) -> frozenset[tuple[str, str]]:
+        """(node name, boot id) of everybody who is taken over by time: the write must compare that these nodes
+        have no session, and record a fencing fact about each."""
+        gone = (h.lease.holder for h in self.taken_over if h.liveness is Liveness.SILENT)
+        return frozenset((holder.node, holder.boot_id) for holder in gone)
+
     def fresh(self, told: Mapping[ResourceId, int]) -> bool:
         """False only if all was held under tokens in ``told`` and nobody else could write meanwhile.
 
@@ -81,8 +138,8 @@ def join(one: Mode, other: Mode) -> Mode:
 
 
 def may_take_over(held: HeldLease) -> bool:
-    """True if the holder is proven silent. The seam for self-fencing guarantees: today none is believed."""
-    return held.liveness in (Liveness.FENCED, Liveness.REBOOTED)
+    """True if the holder is proven silent."""
+    return held.liveness in (Liveness.FENCED, Liveness.REBOOTED, Liveness.SILENT)
 
 
 def judge(claims: Iterable[Claim], me: Holder, held: Iterable[HeldLease]) -> Ruling:
@@ -102,6 +159,11 @@ def judge(claims: Iterable[Claim], me: Holder, held: Iterable[HeldLease]) -> Rul
             (taken_over if may_take_over(record) else blocking).append(record)
     mine = {r: ours[r] for r in wanted if r in ours}
     return Ruling(me, wanted, tuple(blocking), tuple(taken_over), mine)
+
+
+def under_token(ours: Mapping[ResourceId, Lease], resources: Iterable[ResourceId], token: int) -> list[ResourceId]:
+    """What a release may delete: of ``ours``, what bears the very token that it names, in name order."""
+    return [r for r in sorted(resources) if r in ours and ours[r].token == token]
 
 
 def refusal(blocking: tuple[HeldLease, ...]) -> Denied:

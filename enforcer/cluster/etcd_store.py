@@ -37,7 +37,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from enforcer.cluster.conflicts import Ruling, Witness, check_fence, judge, refusal
+from enforcer.cluster.conflicts import Absences, Ruling, Witness, check_fence, judge, refusal, under_token
 from enforcer.cluster.etcd_api import (
     GRPC_NOT_FOUND,
     Etcd,
@@ -65,6 +65,8 @@ from enforcer.cluster.etcd_records import (
     write_turn,
 )
 from enforcer.cluster.etcd_session import SessionFacts
+from enforcer.model.clock import boot_ns
+from enforcer.model.deadlines import Deadlines
 from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
 from enforcer.model.lease import (
     Claim,
@@ -94,7 +96,7 @@ class _Snapshot:
     witness: Witness
 
     def held(self) -> tuple[HeldLease, ...]:
-        found = (HeldLease(s.lease, self.witness.liveness(s.lease.holder)) for s in self.stored)
+        found = (HeldLease(s.lease, self.witness.liveness(s.lease.holder, s.lease.guarantee)) for s in self.stored)
         return tuple(sorted(found, key=lambda h: (h.lease.resource, h.lease.holder.node)))
 
 
@@ -118,6 +120,7 @@ class EtcdStore:
         self._etcd = Etcd(client)
         self._layout = Layout(cluster)
         self._session = session
+        self._absences = Absences()
         self._told: dict[ResourceId, int] = {}  # tokens that this process handed out
         self._sure: dict[ResourceId, int] = {}  # tokens of records that no late write of ours can touch
 
@@ -150,13 +153,15 @@ class EtcdStore:
             ruling = judge(claims, self.holder, now.held())
             if ruling.blocking:
                 return refusal(ruling.blocking)
-            if (token := ruling.held_token) and all(self._sure.get(r) == token for r in ruling.wanted):
+            if token := ruling.permit(self._sure):
                 return self._granted(ruling, token, tuple(ruling.mine[r] for r in ruling.wanted))
             unchanged = [if_unwritten_since(subtree, now.revision) for subtree in subtrees]
             since = utc_now()
             try:
                 answer = await self._etcd.write(
-                    [*unchanged, *me], self._grant_ops(ruling, facts, since), budget_s=end - clock()
+                    [*unchanged, *me, *self._still_gone(ruling)],
+                    self._grant_ops(ruling, facts, since),
+                    budget_s=end - clock(),
                 )
             except StoreUnavailable:
                 continue  # perhaps it was written: the next snapshot tells
@@ -174,7 +179,14 @@ class EtcdStore:
         gone = [self._layout.resource(h.lease.resource, h.lease.holder.node) for h in ruling.taken_over]
         puts = [put(key, write_lease(self.holder, mode, since, Guarantee.NONE, facts)) for key, mode in ours.items()]
         turns = [put(self._layout.turn(lun), write_turn(self.holder.node)) for lun in {r.lun for r in ruling.wanted}]
-        return [*(delete(key) for key in dict.fromkeys(gone) if key not in ours), *puts, *turns]
+        facts_of_silence = [
+            put(self._layout.fence(node, boot_id), write_fence(f"taken over by {self.holder.node}"))
+            for node, boot_id in sorted(ruling.silenced)
+        ]
+        return [*(delete(key) for key in dict.fromkeys(gone) if key not in ours), *puts, *turns, *facts_of_silence]
+
+    def _still_gone(self, ruling: Ruling) -> list[Json]:
+        return [if_created_at(self._layout.node(node), 0) for node, _ in sorted(ruling.silenced)]
 
     def _granted(self, ruling: Ruling, token: int, leases: tuple[Lease, ...]) -> Granted:
         fresh = ruling.fresh(self._told)
@@ -194,7 +206,7 @@ class EtcdStore:
         while True:
             now = await self._snapshot(subtrees, max(0.0, end - clock()))
             ours = {s.lease.resource: s for s in now.stored if self._same_boot(s.lease.holder)}
-            mine = [ours[r] for r in sorted(resources) if r in ours and ours[r].lease.token == token]
+            mine = [ours[r] for r in under_token({r: s.lease for r, s in ours.items()}, resources, token)]
             if not mine:
                 break
             asked.update(stored.key for stored in mine[:BATCH])
@@ -330,11 +342,15 @@ class EtcdStore:
         nodes, fences, *rest = answer.ranges
         present = [(read_holder(layout, layout.nodes, kv), kv) for kv in nodes]
         fenced = (layout.parts(kv.key, layout.fences, 2) for kv in fences)
+        stored = tuple(read_lease(layout, kv) for kv in _flat(rest[: len(prefixes)]))
+        live = {holder.node: holder for holder, _ in present}
+        self._absences = self._absences.noted(live, [s.lease.holder for s in stored], boot_ns())
+        gone = self._absences.gone(boot_ns(), Deadlines(self.ttl_s or 0.0))
         now = _Snapshot(
             answer.revision,
-            tuple(read_lease(layout, kv) for kv in _flat(rest[: len(prefixes)])),
+            stored,
             {holder.node: kv for holder, kv in present},
-            Witness({holder.node: holder for holder, _ in present}, {(node, boot) for node, boot in fenced}),
+            Witness(live, {(node, boot) for node, boot in fenced}, gone),
         )
         return now, tuple(_flat(rest[len(prefixes) :]))
 

@@ -19,6 +19,10 @@ class Guarantee(StrEnum):
     RESERVATION = "reservation"
 
 
+# The holder silences itself by its deadline. (A reservation silences it too, but not before somebody preempts it.)
+SELF_FENCING = frozenset({Guarantee.CUT, Guarantee.WATCHDOG})
+
+
 class Standing(StrEnum):
     """A store's answer about one resource. UNKNOWN denies; no time-out ever becomes FREE."""
 
@@ -63,6 +67,7 @@ class Liveness(StrEnum):
 
     LIVE = "live"
     STRANDED = "stranded"  # liveness gone, silence not proven
+    SILENT = "silent"  # liveness gone for longer than the self-fencing guarantee of this lease takes
     FENCED = "fenced"  # a fencing fact about this very boot id exists
     REBOOTED = "rebooted"  # the same machine is back under another boot id
 

@@ -4,6 +4,9 @@
 Giving back is the delicate half. First the guard table says CLOSING, so nothing new can start; then the kernel's
 counts are read again, because an open may have slipped in before; then every device of the resource must let itself
 be opened exclusively; only then is the store told. Any doubt on the way leads back to LIVE, never forward.
+
+What follows from what happened is decided in ``model/lifecycle.py``, a pure function that tools/model explores. Here it
+is done: the store asked, devices looked at, the table written.
 """
 
 from __future__ import annotations
@@ -12,17 +15,19 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from enforcer.cluster.store import LeaseStore
 from enforcer.kernel.tables import Tables
+from enforcer.model import lifecycle
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost
 from enforcer.model.lease import Denied, Granted, HeldLease, Holder, Lease, Standing
+from enforcer.model.lifecycle import Action, step
 from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
 from enforcer.workflow.freshness import Freshness
+from enforcer.workflow.holdings import Held, Holdings, forgetful
 from enforcer.workflow.partitions import PartitionTables
 from enforcer.workflow.turns import Turns
 from enforcer.workflow.uses import Uses
@@ -33,17 +38,6 @@ PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its 
 LEFT_OVER_NS = 3_000_000_000  # how often counts without a use are looked into
 SESSION_WAIT_S = 3.0  # for a keeper that has just started
 RESCAN_USES_NS = 5_000_000_000  # how often uses that the kernel did not count are looked for
-
-
-@dataclass(slots=True)
-class _Held:
-    lease: Lease
-    hold: Hold = Hold.LIVE
-    permits: dict[int, int] = field(default_factory=dict)  # intent -> boot clock ns when it is forgotten
-    uncounted: bool = False  # in use before the kernel began to count
-    stale: bool = False  # another node may have written since: cached blocks must go before it is used
-    looked_ns: int = 0  # for uses that were not counted
-    left_over_ns: int = 0  # for counts without a use
 
 
 class Leases:
@@ -62,7 +56,7 @@ class Leases:
         """``deadline_ns()``: boot clock until which the node's session is live, None for a store without sessions."""
         self._store, self._devices, self._tables, self._me = store, devices, tables, me
         self._deadline_ns, self._scratch = deadline_ns, scratch
-        self._held: dict[ResourceId, _Held] = {}
+        self._held = Holdings()
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._turns = Turns(lambda: boot_ns())
         self._wake = asyncio.Event()
@@ -107,11 +101,16 @@ class Leases:
             if isinstance(outcome, Denied):
                 self._learn(outcome)
                 return outcome
+            actions: set[Action] = set()
             for lease in outcome.leases:  # first of all: whatever happens next, what is ours is known to be ours
                 before = self._held.get(lease.resource)
-                out_of_hands = before is None or before.hold is not Hold.LIVE or self._idle(lease.resource, before)
-                kept = self._held.setdefault(lease.resource, _Held(lease))
-                kept.lease, kept.hold, kept.stale = lease, Hold.LIVE, kept.stale or (outcome.fresh and out_of_hands)
+                idle = before is None or self._idle(lease.resource, before)
+                actions.update(
+                    self._held.happened(lease.resource, lifecycle.Granted(lease.token, outcome.fresh, idle), lease)
+                )
+            if Action.REFUSE in actions:
+                self._publish()
+                return forgetful(outcome)
             self._permit(outcome.leases, intent)
             if not await self._until_session_live(budget_s):
                 self.permit_over(intent)
@@ -132,9 +131,10 @@ class Leases:
         """What is live here already needs neither the store nor the LUN's turn: whoever gives it back looks for the
         permit in the same step of the loop in which the table says CLOSING."""
         held = [self._held[h] for h in (most_specific(self._held, r) for r in wanted) if h is not None]
-        if not held or len(held) < len(wanted) or any(h.hold is not Hold.LIVE or h.stale for h in held):
+        if not held or len(held) < len(wanted):
             return None
-        if not self._session_live():
+        asked = lifecycle.Asked(self._session_live())
+        if any(Action.PERMIT not in step(h.life, asked)[1] for h in held):
             return None
         leases = tuple(h.lease for h in held)
         self._permit(leases, intent)
@@ -160,15 +160,14 @@ class Leases:
             for lease in await self._store.forget_old_boots()
         ]
         for lease in await self._store.adopt():
-            known = self._held.get(lease.resource)
-            if known is None:
-                adopted = self._held[lease.resource] = _Held(lease)
+            known = lease.resource in self._held
+            self._held.happened(lease.resource, lifecycle.Adopted(lease.token, idle=True), lease)
+            if not known:
                 self._publish()
                 # what is in use here never was out of our hands; the rest may have been granted and not freshened
-                adopted.stale = self._idle(lease.resource, adopted)
+                if not self._idle(lease.resource, self._held[lease.resource]):
+                    self._held.happened(lease.resource, lifecycle.Freshened())
                 told.append(f"{lease.resource} is re-adopted with token {lease.token}")
-            else:
-                known.lease = lease
         self._publish()
         return told
 
@@ -191,7 +190,8 @@ class Leases:
         for resource in device.resources:
             held = most_specific(self._held, resource)
             if held is not None:  # in use all the time, so never out of our hands
-                self._held[held].uncounted, self._held[held].stale = True, False
+                self._held[held].uncounted = True
+                self._held.happened(held, lifecycle.Freshened())
         self._publish()
 
     async def take_in_use(self, device: Device, *, budget_s: float) -> Denied | None:
@@ -235,15 +235,12 @@ class Leases:
                 for k in await self._store.leases(resource.lun)
                 if self._is_mine(k) and k.lease.resource == resource
             ]
-            held = self._held.get(resource)
-            if found and held is None:
+            held, lease = self._held.get(resource), found[0] if found else None
+            if lease is not None and held is None:
                 log.info("%s: a late grant is picked up, to be given back", resource)
-                self._held[resource] = _Held(found[0], stale=True)
-            elif found and held is not None:
-                held.lease = found[0]
-            elif held is not None and held.hold is Hold.LIVE:
+            elif lease is None and held is not None and held.life.live:
                 log.critical("%s: the store does not know our lease (token %d)", resource, held.lease.token)
-                held.hold = Hold.CLOSING  # nothing new starts; the next ask goes to the store
+            self._held.happened(resource, lifecycle.Stored(lease.token if lease else None), lease)
             self._publish()
 
     async def run(self) -> None:
@@ -288,17 +285,18 @@ class Leases:
                 return
             if held.permits:
                 return
-            before, held.hold = held.hold, Hold.CLOSING
+            if Action.LOOK not in self._held.happened(resource, lifecycle.Unused()):
+                return
             self._publish()
-            released = sent = False
+            looked = released = False
             try:
                 if left_over and await self._uses.unopened(left_over):  # once more: nothing new passes now
                     self._uses.write_off(left_over)
-                if not self._idle(resource, held) or not await self._vacancy.sure(resource, devices, self._held):
+                sure = self._idle(resource, held) and await self._vacancy.sure(resource, devices, self._held)
+                unused = sure and self._idle(resource, held)
+                looked = True
+                if Action.RELEASE not in self._held.happened(resource, lifecycle.Looked(unused)):
                     return
-                if not self._idle(resource, held):
-                    return
-                sent = True
                 try:
                     await self._store.release(frozenset({resource}), held.lease.token)
                 except LeaseLost as lost:
@@ -306,13 +304,13 @@ class Leases:
                 released = True
             finally:
                 if released:
-                    del self._held[resource]
-                elif not sent:
-                    held.hold = before
+                    self._held.happened(resource, lifecycle.Released())
+                elif not looked:
+                    self._held.happened(resource, lifecycle.Looked(unused=False))
                 # sent without an answer: perhaps it is another node's by now. CLOSING until the store has said
                 self._publish()
 
-    def _only_in_flight(self, resource: ResourceId, held: _Held) -> bool:
+    def _only_in_flight(self, resource: ResourceId, held: Held) -> bool:
         """True every few seconds at most: nothing is open, but an open seems to be under way that never ends."""
         if held.permits or boot_ns() - held.left_over_ns < LEFT_OVER_NS:
             return False
@@ -321,7 +319,7 @@ class Leases:
         held.left_over_ns = boot_ns()
         return True
 
-    def _idle(self, resource: ResourceId, held: _Held) -> bool:
+    def _idle(self, resource: ResourceId, held: Held) -> bool:
         now = boot_ns()
         for intent, until in list(held.permits.items()):
             if until < now:
@@ -330,7 +328,7 @@ class Leases:
             return False
         return not any(self._uses.busy(dev) for dev in self._devices.counted_for(resource))
 
-    async def _counted_again(self, held: _Held, devices: list[DevNum]) -> bool:
+    async def _counted_again(self, held: Held, devices: list[DevNum]) -> bool:
         """True once a use that the kernel did not count has ended; looked for every few seconds."""
         if boot_ns() - held.looked_ns < RESCAN_USES_NS:
             return False
@@ -347,7 +345,7 @@ class Leases:
             if trouble:
                 return trouble
         for resource in stale:
-            self._held[resource].stale = False
+            self._held.happened(resource, lifecycle.Freshened())
         return ""
 
     async def _until_session_live(self, budget_s: float) -> bool:

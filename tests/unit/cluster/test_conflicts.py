@@ -8,8 +8,9 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcer.cluster.conflicts import Witness, join, judge, refusal
-from enforcer.model.lease import Claim, HeldLease, Holder, Lease, Liveness, Standing
+from enforcer.cluster.conflicts import Absences, Witness, join, judge, refusal, under_token
+from enforcer.model.deadlines import Deadlines
+from enforcer.model.lease import Claim, Guarantee, HeldLease, Holder, Lease, Liveness, Standing
 from enforcer.model.resource import Mode, ResourceId
 
 RESOURCES = [ResourceId.parse(text) for text in ("a", "a/p1", "a/p2", "a/p2/lv", "b", "b/p1")]
@@ -102,3 +103,29 @@ def test_what_was_held_under_cw_is_fresh_under_ex() -> None:
     assert not judge([Claim(here, Mode.CW)], me, held).fresh({here: 7})
     assert judge([Claim(here, Mode.CW)], me, held).fresh({}), "nobody told this process of token 7"
     assert judge([Claim(here, Mode.EX)], me, held).fresh({here: 7}), "others wrote too"
+
+
+def test_a_release_names_its_token() -> None:
+    part = ResourceId("a", ("p1",))
+    ours = {r: Lease(r, Mode.EX, Holder("n", "b", "s"), 7, "") for r in (ResourceId("a"), part)}
+    assert under_token(ours, [part, ResourceId("b")], 7) == [part]
+    assert under_token(ours, [part], 6) == [], "an older grant is over, and says nothing of the one that followed"
+
+
+def test_a_promise_of_silence_counts_when_its_time_is_over_and_is_recorded() -> None:
+    here, me, gone = ResourceId("a"), Holder("n1", "b1", "s"), Holder("n2", "b2", "s")
+    deadlines = Deadlines(30.0)
+    seen = Absences().noted({}, [gone], 1000).noted({}, [], 2000)
+    over_ns = 1000 + deadlines.taker_waits_ns()
+    assert seen.gone(over_ns - 1, deadlines) == frozenset()
+    assert seen.gone(over_ns, deadlines) == {("n2", "b2")}
+    assert seen.noted({"n2": gone}, [], 3000) == Absences(), "back again: it starts anew"
+
+    witness = Witness({"n1": me}, frozenset(), seen.gone(over_ns, deadlines))
+    for guarantee in Guarantee:
+        lease = Lease(here, Mode.EX, gone, 1, "", guarantee)
+        ruling = judge([Claim(here)], me, [HeldLease(lease, witness.liveness(gone, guarantee))])
+        silenced = guarantee in (Guarantee.CUT, Guarantee.WATCHDOG)
+        assert bool(ruling.taken_over) == silenced != bool(ruling.blocking)
+        assert ruling.silenced == ({("n2", "b2")} if silenced else frozenset())
+    assert witness.liveness(Holder("n2", "b3", "s"), Guarantee.CUT) is Liveness.STRANDED, "another boot of it"

@@ -165,3 +165,19 @@ def test_a_read_that_fails_changes_nothing(node: Node) -> None:
         assert node.state(SECOND) is State.LIVE
 
     run(scenario())
+
+
+def test_a_store_that_gives_a_lower_token_than_before_is_not_believed(node: Node) -> None:
+    """It was restored from a copy, or made anew: what it granted since then it does not know any more."""
+
+    async def scenario() -> None:
+        first = await node.hold(node.there[SECOND])
+        await node.leases.release_unused()
+        node.store.token = 50
+        denied = await node.refused(node.there[SECOND])
+        assert denied.standing is Standing.UNKNOWN and "a higher one" in denied.reason and first.token > 51
+        assert node.store.ours() and node.state(SECOND) is not State.LIVE
+        await node.leases.release_unused()
+        assert node.store.ours() == {} and node.state(SECOND) is State.FREE
+
+    run(scenario())

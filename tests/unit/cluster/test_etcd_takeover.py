@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Taken over by time: only who promised to silence itself, only when that time is over, and never half."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from lab_cluster import Cluster, EtcdServer, Node, Proxy, play
+
+from enforcer.cluster.etcd_api import Etcd, put
+from enforcer.cluster.etcd_http import EtcdClient
+from enforcer.cluster.etcd_records import Layout, write_lease
+from enforcer.model.deadlines import margin_s
+from enforcer.model.errors import LeaseLost
+from enforcer.model.lease import Denied, Granted, Guarantee, Liveness
+from enforcer.model.resource import Mode, ResourceId
+
+
+async def holds(c: Cluster, url: str, guarantee: Guarantee) -> Node:
+    """node-1, which has taken ``a`` with this promise."""
+    node = await c.boot("node-1")
+    await node.must_take("a")
+    raw = Etcd(EtcdClient([url]))
+    value = write_lease(node.holder, Mode.EX, "2026-01-01T00:00:00Z", guarantee, {})
+    await raw.write([], [put(Layout(c.cluster).resource(ResourceId("a"), "node-1"), value)], budget_s=2)
+    await raw.client.close()
+    return node
+
+
+@pytest.mark.parametrize("guarantee", Guarantee)
+def test_who_promised_silence_is_taken_over_when_its_time_is_over_and_stays_out(
+    etcd_cluster: Cluster, etcd: EtcdServer, guarantee: Guarantee
+) -> None:
+    async def scenario(c: Cluster) -> None:
+        one, two = await holds(c, etcd.url, guarantee), await c.boot("node-2")
+        await one.crash()
+        early = await two.take("a")
+        assert isinstance(early, Denied) and early.blocking[0].liveness is Liveness.STRANDED
+        await asyncio.sleep(margin_s(c.ttl_s) + 0.1)
+        late = await two.take("a")
+        if guarantee not in (Guarantee.CUT, Guarantee.WATCHDOG):
+            assert isinstance(late, Denied) and late.blocking[0].liveness is Liveness.STRANDED
+            return
+        assert isinstance(late, Granted) and late.token > early.blocking[0].lease.token
+        assert one.session is not None
+        with pytest.raises(LeaseLost, match="confirmed fenced"):
+            await one.session.open()
+
+    play(etcd_cluster, scenario)
+
+
+def test_who_comes_back_before_the_write_is_not_taken_over(etcd_cluster: Cluster, etcd: EtcdServer) -> None:
+    async def scenario(c: Cluster) -> None:
+        one = await holds(c, etcd.url, Guarantee.CUT)
+        async with Proxy(etcd.url) as proxy:
+            two = await c.boot("node-2", client=EtcdClient([proxy.url], per_try_s=5))
+            await one.crash()
+            assert isinstance(await two.take("a"), Denied)
+            await asyncio.sleep(margin_s(c.ttl_s) + 0.1)
+            proxy.fate, proxy.wanted = "delay", lambda request: b"request_put" in request
+            taking = asyncio.create_task(two.take("a"))
+            await proxy.meeting.wait()
+            assert one.session is not None
+            await one.session.open()
+            proxy.fate = "pass"
+            proxy.go.set()
+            answer = await taking
+            assert isinstance(answer, Denied) and answer.blocking[0].liveness is Liveness.LIVE
+
+    play(etcd_cluster, scenario)
