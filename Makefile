@@ -30,6 +30,9 @@ unit: packages-lab ready ## Tests that need no privilege
 vm: series root packages-lab ready ## Tests in virtual machines; KERNEL=6.12 for one series
 	@exec $(VENV)/bin/python -m tools.test $(if $(KERNEL),vm-$(KERNEL),vm)
 
+model: python ready ## Every order of events for two nodes, one store and one disk; BREAK=NAME without an assumption
+	@exec $(VENV)/bin/python -m tools.model $(if $(BREAK),--break $(BREAK))
+
 mutants: root packages-lab ready ## Break one thing after the other and watch its test fail; MUTANTS="NAME..." for some
 	@exec $(VENV)/bin/python -m tools.mutants $(MUTANTS)
 
@@ -89,4 +92,4 @@ $(OBJECT): $(wildcard bpf/*.c bpf/*.h) tools/bpf.py
 	@echo "bpf: compiling $@"
 	@$(PYTHON) tools/bpf.py $@
 
-.PHONY: run test lint unit vm mutants bench build install clean help ready series root python packages-build packages-lab
+.PHONY: run test lint unit vm model mutants bench build install clean help ready series root python packages-build packages-lab

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python -m tools.model``: explore the lease of one LUN between two nodes, and print what was seen.
+
+Each line of :data:`PLANS` is one search. A violation is printed as a time line and makes the exit code 1. With
+``--break`` an assumption is taken away, and it is the other way round: the search must find what goes wrong without
+it. What the model leaves out stands in docs/model.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+
+from enforcer.model.lease import Guarantee
+from enforcer.model.resource import ResourceId
+from tools.model.events import BREAKS
+from tools.model.search import Explored, explore
+from tools.model.state import Scenario, World, free, held
+
+WHOLE, PART = ResourceId("wwn-a"), ResourceId("wwn-a", ("p1",))
+STEADY = frozenset({1})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One search: to ``depth`` for ``make model``, to ``quick`` in the unit tests."""
+
+    scenario: Scenario
+    depth: int
+    quick: int
+
+
+def _plan(
+    name: str,
+    start: World,
+    depth: int,
+    quick: int,
+    *,
+    guarantee: Guarantee = Guarantee.NONE,
+    wants: tuple[ResourceId, ResourceId] = (WHOLE, PART),
+    steady: frozenset[int] = frozenset(),
+) -> Plan:
+    return Plan(Scenario(name, start, guarantee, wants, steady), depth, quick)
+
+
+PLANS = (
+    _plan("nothing held, both nodes ask", free(1), 10, 6),
+    _plan("node-1 has it mounted", held(1), 11, 7),
+    _plan("node-1 has it mounted and promises a cut", held(1), 11, 7, guarantee=Guarantee.CUT),
+    _plan("both want the same part", held(1), 9, 6, wants=(PART, PART)),
+    _plan("node-1 fails, node-2 does not", held(1), 15, 9, steady=STEADY),
+    _plan("node-1 promises a cut and fails, node-2 does not", held(1), 14, 9, guarantee=Guarantee.CUT, steady=STEADY),
+    _plan("node-1 promises a cut, late messages only", held(0), 18, 12, guarantee=Guarantee.CUT, steady=STEADY),
+)
+# Where each assumption is needed, and by how many events that shows at the latest.
+BROKEN = {
+    "guard-not-attached": ("node-1 has it mounted", 2),
+    "release-at-fentry": ("node-1 has it mounted", 7),
+    "stale-token": ("node-1 fails, node-2 does not", 12),
+    "hypervisor-pauses": ("node-1 promises a cut and fails, node-2 does not", 10),
+    "session-ended-early": ("node-1 promises a cut and fails, node-2 does not", 7),
+    "cut-fails": ("node-1 promises a cut and fails, node-2 does not", 9),
+}
+
+
+def broken(name: str) -> Plan:
+    """The search that shows what goes wrong if this assumption does not hold."""
+    where, depth = BROKEN[name]
+    scenario = next(plan.scenario for plan in PLANS if plan.scenario.name == where)
+    return Plan(replace(scenario, breaks=frozenset({name})), depth, depth)
+
+
+def timeline(seen: Explored) -> str:
+    """One line an event, and what is wrong at the end."""
+    if seen.found is None:
+        return ""
+    lines = [f"  {number:>3}  {label}" for number, label in enumerate(seen.found.history, 1)]
+    return "\n".join([*lines, f"  !!!  {seen.found.wrong}"])
+
+
+def _row(name: str, seen: Explored) -> str:
+    result = "VIOLATION" if seen.found else "complete" if seen.complete else "ok"
+    return f"{name:<50}{seen.depth:>6}{seen.states:>10}{seen.transitions:>13}{seen.seconds:>9.1f}  {result}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 if nothing was found, or, with ``--break``, if something was."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.model",
+        description="Explore every order of events for two nodes, one store and one disk.",
+        epilog="example: python -m tools.model --break stale-token",
+    )
+    parser.add_argument("--more", type=int, default=0, metavar="N", help="so many events deeper than usual")
+    parser.add_argument("--quick", action="store_true", help="as deep as the unit tests go")
+    parser.add_argument(
+        "--break", dest="breaks", choices=BREAKS, help="take an assumption away, and watch what happens"
+    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="searches side by side (default: 2)")
+    options = parser.parse_args(arguments)
+    plans = [broken(options.breaks)] if options.breaks else list(PLANS)
+    print(
+        f"{'two nodes, one LUN; it begins when':<50}{'depth':>6}{'states':>10}{'transitions':>13}{'CPU s':>9}  result"
+    )
+    total, phases, violated = Counter[str](), Counter[str](), []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        depths = [(plan.quick if options.quick else plan.depth) + options.more for plan in plans]
+        for plan, seen in zip(plans, pool.map(explore, [p.scenario for p in plans], depths), strict=True):
+            print(_row(plan.scenario.name, seen), flush=True)
+            total.update(states=seen.states, transitions=seen.transitions)
+            phases.update(seen.phases)
+            violated += [seen] if seen.found else []
+    print(f"\n{total['states']} states, {total['transitions']} transitions, {len(violated)} violations")
+    print("leases seen: " + ", ".join(f"{name} {count}" for name, count in phases.most_common()))
+    for seen in violated:
+        print(f"\n{timeline(seen)}")
+    return 0 if bool(violated) == bool(options.breaks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
