@@ -45,8 +45,10 @@ GUEST = (
     "iproute2",
     "kmod",
     "lvm2",
+    "ocfs2-tools",
     "python3",
     "python3-bpfcc",
+    "sanlock",
     "util-linux",
     "xfsprogs",
 )
