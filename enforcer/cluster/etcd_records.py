@@ -172,6 +172,12 @@ def write_fence(by: str) -> bytes:
     return _dump({"by": by[:MAX_FACT], "at": utc_now()})
 
 
+def read_fence(layout: Layout, kv: KeyValue) -> tuple[str, str, str]:
+    """(node, boot id, when) of a ``fenced/`` record. Raises StoreUnavailable."""
+    node, boot_id = layout.parts(kv.key, layout.fences, 2)
+    return node, boot_id, _text(kv, _load(kv), "at")
+
+
 def trim_facts(facts: Mapping[str, str]) -> dict[str, str]:
     """Facts come from other people's processes: a bounded number of bounded strings."""
     return {name[:MAX_FACT]: fact[:MAX_FACT] for name, fact in list(facts.items())[:MAX_FACTS]}

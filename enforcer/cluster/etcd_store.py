@@ -53,6 +53,7 @@ from enforcer.cluster.etcd_http import Caller, EtcdRefused, Json
 from enforcer.cluster.etcd_records import (
     Layout,
     StoredLease,
+    read_fence,
     read_holder,
     read_lease,
     read_seen,
@@ -232,6 +233,12 @@ class EtcdStore:
         answer = await self._etcd.read([get_prefix(self._layout.turns)], budget_s=CALL_S)
         turns = (read_turn(self._layout, kv) for kv in _flat(answer.ranges))
         return {lun: (node, token) for lun, node, token in turns}
+
+    async def fences(self) -> Mapping[tuple[str, str], str]:
+        now, facts = await self._snapshot_and([], [self._layout.fences], CALL_S)
+        found = {(node, boot): at for node, boot, at in (read_fence(self._layout, kv) for kv in facts)}
+        renewing = {(holder.node, holder.boot_id) for holder in now.witness.present.values()}
+        return {boot: at for boot, at in found.items() if boot not in renewing}
 
     async def nodes(self) -> tuple[NodeRecord, ...]:
         now, seens = await self._snapshot_and([self._layout.resources], [self._layout.seens], CALL_S)

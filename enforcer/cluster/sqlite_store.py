@@ -177,6 +177,15 @@ class SqliteStore:
     async def last_grants(self) -> Mapping[str, tuple[str, int]]:
         return {}  # one node: nobody else was granted anything
 
+    async def fences(self) -> Mapping[tuple[str, str], str]:
+        def work(db: sqlite3.Connection) -> Mapping[tuple[str, str], str]:
+            present = self._witness(db).present.values()
+            rows = db.execute("select node, boot_id, at from fenced").fetchall()
+            renewing = {(holder.node, holder.boot_id) for holder in present}
+            return {(n, b): at.replace(" ", "T") + "Z" for n, b, at in rows if (n, b) not in renewing}
+
+        return await self._read(work)
+
     async def nodes(self) -> tuple[NodeRecord, ...]:
         def work(db: sqlite3.Connection) -> tuple[NodeRecord, ...]:
             rows = db.execute("select node, boot_id, session, policy, luns from node order by node").fetchall()

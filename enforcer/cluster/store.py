@@ -64,6 +64,12 @@ class LeaseStore(Protocol):
         For a node to learn that another one has used a LUN while nobody looked. Raises StoreUnavailable.
         """
 
+    async def fences(self) -> Mapping[tuple[str, str], str]:
+        """(node, boot id) of each fencing fact -> when it was recorded, RFC 3339. Raises StoreUnavailable.
+
+        Without those about a boot that still renews: whatever was confirmed, it is not silent.
+        """
+
     async def nodes(self) -> tuple[NodeRecord, ...]:
         """All nodes of which the store knows anything, live or not. Raises StoreUnavailable."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from lab_cluster import Cluster, play
@@ -196,7 +197,11 @@ def test_fencing_is_confirmed_only_for_a_known_boot_of_another_silent_node(clust
             await two.store.fence_confirm("node-7", "boot-of-node-7", "root")
         with pytest.raises(EnforcerError, match="from itself"):
             await two.store.fence_confirm("node-2", "boot-of-node-2", "root", force=True)
+        assert await two.store.fences() == {}
         await two.store.fence_confirm("node-1", "boot-of-node-1", "root")
+        ((boot, at),) = (await two.store.fences()).items()
+        assert boot == ("node-1", "boot-of-node-1")
+        assert abs(datetime.now(UTC) - datetime.fromisoformat(at)) < timedelta(seconds=30)
         taken = await two.must_take("a")
         assert taken.fresh
         assert taken.token > lost.token
