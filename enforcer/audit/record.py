@@ -61,6 +61,7 @@ def build(origin: Origin, intent: Intent, verdict: Verdict, *, at: datetime | No
         read_only=intent.read_only,
         latency_us=_latency(intent, verdict, now_ns),
         remedy=for_terminal(verdict.remedy, 1024),
+        veto=for_terminal(verdict.veto),
         prev="",
     )
     return record

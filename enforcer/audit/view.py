@@ -75,6 +75,7 @@ class Record:
     read_only: bool
     latency_us: Mapping[str, int]
     remedy: str
+    veto: str
     prev: str
     lost: int
     why: str
@@ -122,6 +123,7 @@ class Record:
             read_only=raw.get("read_only") is True,
             latency_us={for_terminal(name, 32): number(latency, name) for name in latency},
             remedy=text(raw, "remedy", 1024),
+            veto=text(raw, "veto"),
             prev=text(raw, "prev"),
             lost=number(raw, "lost"),
             why=text(raw, "why", 1024),

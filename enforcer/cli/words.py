@@ -152,6 +152,7 @@ def _decided(record: Record) -> str:
     by = {
         Source.POLICY: f"{outcome} by the policy alone, {store} was not asked",
         Source.STORE: f"{outcome} by {store}",
+        Source.VETO: f"{outcome} by what stands on the disk ({record.veto}), although {store} granted the lease",
         Source.SYSTEM: f"{outcome}: a device that the system itself stands on is never guarded",
         Source.GUARD: f"{outcome} inside the kernel by its device table, without asking the daemon",
         Source.DEADLINE: f"{outcome}: no answer came in time, so on_deadline decided",

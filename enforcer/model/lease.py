@@ -97,6 +97,7 @@ class Denied:
     reason: str  # one clause, e.g. "held by node-1"; no trailing full stop
     blocking: tuple[HeldLease, ...] = ()
     remedy: str = ""  # the command to type, where there is one
+    veto: str = ""  # the store granted it, and this kind of mark on the disk objects
 
 
 @dataclass(frozen=True, slots=True)

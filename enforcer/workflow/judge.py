@@ -190,8 +190,9 @@ class Judge:
             if outcome.standing is not Standing.ELSEWHERE or boot_ns() + POLL_S * 1e9 >= wait_until_ns:
                 break
             await asyncio.sleep(POLL_S)
-        verdict = self._refusal(decision, intent, Source.STORE, outcome.reason, stages, outcome)
-        return replace(verdict, blocking=outcome.blocking, remedy=outcome.remedy)
+        source = Source.VETO if outcome.veto else Source.STORE
+        verdict = self._refusal(decision, intent, source, outcome.reason, stages, outcome)
+        return replace(verdict, blocking=outcome.blocking, remedy=outcome.remedy, veto=outcome.veto)
 
     def _refusal(
         self,

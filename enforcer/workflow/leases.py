@@ -32,6 +32,7 @@ from enforcer.workflow.partitions import PartitionTables
 from enforcer.workflow.turns import Turns
 from enforcer.workflow.uses import Uses
 from enforcer.workflow.vacancy import Vacancy
+from enforcer.workflow.vetoing import Vetoes
 
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
@@ -65,6 +66,7 @@ class Leases:
         self._vacancy = Vacancy(devices, self._uses, scratch)
         self._giving: dict[ResourceId, asyncio.Task[None]] = {}
         self._freshness = Freshness(devices, self._uses, self._partitions, scratch)
+        self._vetoes = Vetoes(store, devices, self._uses, me.node, scratch)
 
     @property
     def partitions(self) -> PartitionTables:
@@ -112,17 +114,11 @@ class Leases:
                 self._publish()
                 return forgetful(outcome)
             self._permit(outcome.leases, intent)
-            if not await self._until_session_live(budget_s):
+            granted = {lease.resource for lease in outcome.leases}
+            denied = await self._until_session_live(budget_s) or await self._freshen(granted, in_use=not intent)
+            if denied:
                 self.permit_over(intent)
-                return Denied(
-                    Standing.UNKNOWN,
-                    "the keeper has not told the kernel until when this node's session lives",
-                    remedy="systemctl status enforcer-keeper",
-                )
-            trouble = await self._freshen({lease.resource for lease in outcome.leases})
-            if trouble:
-                self.permit_over(intent)
-                return Denied(Standing.UNKNOWN, trouble, remedy="end what has the device open, then try again")
+                return denied
             self._permit(outcome.leases, intent)
             self._publish()
             return outcome
@@ -214,10 +210,11 @@ class Leases:
             await self._reconcile(resource)
         mine = {held.lease.token for held in self._held.values()}
         turns = await self._store.last_grants()
-        before = {(r.lun, h.lease.token) for r, h in self._elsewhere.items()}
+        known, before = self._elsewhere, {(r.lun, h.lease.token) for r, h in self._elsewhere.items()}
         self._elsewhere = {
             h.lease.resource: h for h in everything if h.lease.token not in mine and h.lease.resource not in self._held
         }
+        self._vetoes.heard(known, self._elsewhere)
         ended = {lun for lun, _ in before - {(r.lun, h.lease.token) for r, h in self._elsewhere.items()}}
         self._freshness.outdated(ended | self._freshness.had_by_others(turns, self._me.node))
         self._publish()
@@ -336,26 +333,30 @@ class Leases:
         held.uncounted = await self._vacancy.used_uncounted(devices)
         return not held.uncounted
 
-    async def _freshen(self, granted: set[ResourceId]) -> str:
-        """The last writer of what was out of our hands may have been another node. Why it cannot be used yet, or ""."""
+    async def _freshen(self, granted: set[ResourceId], *, in_use: bool) -> Denied | None:
+        """The last writer of what was out of our hands may have been another node. Why it cannot be used yet."""
+        self._vetoes.granted(granted, self._elsewhere)
         stale = {r for r in granted if self._held[r].stale}
         ours = {r for r, held in self._held.items() if held.hold is Hold.LIVE and not held.stale}
         for lun in {r.lun for r in stale}:
             trouble = await self._freshness.renew(lun, granted, ours)
             if trouble:
-                return trouble
-        for resource in stale:
+                return Denied(Standing.UNKNOWN, trouble, remedy="end what has the device open, then try again")
+        # what is in use here already has marks of our own, and a refusal would prevent nothing
+        denied = await self._vetoes.against(stale) if stale and not in_use else None
+        for resource in () if denied else stale:
             self._held.happened(resource, lifecycle.Freshened())
-        return ""
+        return denied
 
-    async def _until_session_live(self, budget_s: float) -> bool:
+    async def _until_session_live(self, budget_s: float) -> Denied | None:
         """The guard would refuse what we permit before it knows a deadline: give the keeper a moment."""
         end_ns = boot_ns() + int(min(budget_s, SESSION_WAIT_S) * 1e9)
         while not self._session_live():
             if boot_ns() > end_ns:
-                return False
+                why = "the keeper has not told the kernel until when this node's session lives"
+                return Denied(Standing.UNKNOWN, why, remedy="systemctl status enforcer-keeper")
             await asyncio.sleep(0.05)
-        return True
+        return None
 
     def _session_live(self) -> bool:
         deadline = self._deadline_ns()

@@ -18,7 +18,7 @@ from enforcer.model.intent import Effect, Source, Verdict
 KEYS = (
     "schema", "seq", "id", "boot_id", "time", "boot_ns", "node", "kind", "effect", "errno", "reason",
     "rule", "default", "generation", "source", "holder", "token", "store", "caller", "device",
-    "source_path", "target", "fstype", "read_only", "latency_us", "remedy", "prev",
+    "source_path", "target", "fstype", "read_only", "latency_us", "remedy", "veto", "prev",
 )  # fmt: skip
 
 

@@ -23,9 +23,12 @@ from enforcer.model.resource import Device, DevNum, Mode, ResourceId, UseKind
 from enforcer.policy.rules import Defaults, Match, Policy, Rule
 from enforcer.storage import caches, sysfs, usage
 from enforcer.storage.usage import Usage
+from enforcer.storage.vetoes import local
+from enforcer.storage.vetoes.local import Local
+from enforcer.storage.vetoes.marks import Mark
 from enforcer.workflow import devices as devices_module
 from enforcer.workflow import leases as leases_module
-from enforcer.workflow import vacancy
+from enforcer.workflow import vacancy, vetoing
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
 
@@ -97,6 +100,7 @@ class Store:
         self.seen: tuple[NodeRecord, ...] = ()
         self.published: list[tuple[frozenset[str], str]] = []
         self.facts: list[Mapping[str, str]] = []
+        self.fenced: dict[tuple[str, str], str] = {}
         self.turns: dict[str, tuple[str, int]] = {}
 
     async def open(self) -> None: ...
@@ -172,6 +176,10 @@ class Store:
     async def last_grants(self) -> Mapping[str, tuple[str, int]]:
         return dict(self.turns)
 
+    async def fences(self) -> Mapping[tuple[str, str], str]:
+        await self._reach("fences")
+        return dict(self.fenced)
+
     async def nodes(self) -> tuple[NodeRecord, ...]:
         await self._reach("nodes")
         return self.seen
@@ -217,6 +225,8 @@ class Node:
     dropped: list[tuple[DevNum, State]] = field(default_factory=list)
     undroppable: dict[DevNum, Exception] = field(default_factory=dict)
     on_disk: dict[DevNum, str] = field(default_factory=dict)  # digests of partition tables
+    marks: dict[DevNum, list[tuple[Mark, ...] | OSError]] = field(default_factory=dict)  # what each look at a disk sees
+    looked: list[DevNum] = field(default_factory=list)
     rereads: list[DevNum] = field(default_factory=list)
     rereadable: bool = True
     later_ns: int = 0  # how far the clock was put on
@@ -332,6 +342,17 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
         return node.rereadable
 
     monkeypatch.setattr(vacancy, "Path", path)
+    def see(device: Device, _here: Callable[[], Local], _scratch: Path) -> tuple[Mark, ...]:
+        node.looked.append(device.dev)
+        looks = node.marks.get(device.dev, [()])
+        seen = looks.pop(0) if len(looks) > 1 else looks[0]
+        if isinstance(seen, OSError):
+            raise seen
+        return seen
+
+    monkeypatch.setattr(vetoing, "_look", see)
+    monkeypatch.setattr(vetoing, "WATCH_S", 0.01)
+    monkeypatch.setattr(local, "learn", lambda name: Local(frozenset({name, "host-1"})))
     monkeypatch.setattr(leases_module, "boot_ns", node.now)
     monkeypatch.setattr(usage, "scan", scan)
     monkeypatch.setattr(usage, "probe_exclusive", probe)

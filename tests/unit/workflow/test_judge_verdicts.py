@@ -20,6 +20,7 @@ from enforcer.model.resource import DevNum, ResourceId, UseKind
 from enforcer.policy.rules import Implicit, Mask, Match, MultiAttached, Rule, RuleMode, Subject
 from enforcer.policy.rules import RuleVerdict as Wants
 from enforcer.storage.dmtable import DmTableError
+from enforcer.storage.vetoes.marks import Mark
 from enforcer.workflow import judge as module
 from enforcer.workflow.resolver import Question
 
@@ -34,6 +35,16 @@ def test_a_permit_has_the_lease(court: Court) -> None:
     assert (verdict.rule, verdict.generation, verdict.store) == ("san", 7, "fake")
     assert set(verdict.stages_ns) == {"classify", "policy", "store"} and intent.device is not None
     assert court.node.store.facts == [{"comm": "prog", "kind": "write-open"}]
+
+
+def test_a_mark_on_the_disk_is_named_as_the_source(court: Court) -> None:
+    court.node.marks[SECOND] = [(Mark("ext4-mmp", "", "node-2", "its MMP block: mounted on node-2", remedy="umount"),)]
+    court.rules(replace(SAN, wait_s=5.0))
+    _, verdict = court.judge(question())
+    assert refuses(verdict) and (verdict.source, verdict.veto, verdict.remedy) == (Source.VETO, "ext4-mmp", "umount")
+    assert "node-2" in verdict.reason and verdict.blocking == () and court.node.looked == [SECOND]  # no wait for it
+    court.rules(replace(SAN, mode=RuleMode.AUDIT))
+    assert court.judge(question())[1].effect is Effect.WOULD_REFUSE
 
 
 def test_what_no_rule_speaks_of_passes_without_the_store(court: Court) -> None:
