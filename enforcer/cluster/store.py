@@ -24,7 +24,7 @@ dropping of its caches, and nobody can tell. The same holds for a grant whose an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Lease, NodeRecord
 from enforcer.model.resource import ResourceId
@@ -95,3 +95,11 @@ class LeaseStore(Protocol):
 
         Raises StoreUnavailable, LeaseLost.
         """
+
+
+@runtime_checkable
+class HearsOfUses(Protocol):
+    """A store that wants to hear, beside all that, when a lease is put to use."""
+
+    async def in_use(self, resources: frozenset[ResourceId]) -> None:
+        """These are held, and the kernel counts a use of each of them. Raises StoreUnavailable, LeaseLost."""

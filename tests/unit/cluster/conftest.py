@@ -57,7 +57,7 @@ def etcd_password(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]
     made.server.kill()
 
 
-@pytest.fixture(params=["sqlite", "etcd", "etcd-cert", "etcd-password"])
+@pytest.fixture(params=["sqlite", "etcd", "etcd-cert", "etcd-password", "external"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
     """A fresh store of each kind, and etcd reached in each way."""
     if request.param == "sqlite":
@@ -65,6 +65,8 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
     if request.param in ("etcd-cert", "etcd-password"):
         made = request.getfixturevalue(request.param.replace("-", "_"))
         return Cluster("etcd", made.server.url, access=made.store)
+    if request.param == "external":
+        return Cluster("external", tmp_path)
     return Cluster("etcd", request.getfixturevalue("etcd").url)
 
 

@@ -9,7 +9,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,11 +25,14 @@ from enforcer.cluster.etcd_access import EtcdAccess
 from enforcer.cluster.etcd_http import Caller, EtcdClient
 from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.cluster.etcd_store import EtcdStore
+from enforcer.cluster.external_store import ExternalStore
 from enforcer.cluster.sqlite_store import SqliteStore
 from enforcer.cluster.store import LeaseStore
 from enforcer.model.lease import Claim, Denied, Granted, Holder
 from enforcer.model.resource import Mode, ResourceId
 from enforcer.settings import Store
+
+GFS_CLUSTERD = Path(__file__).resolve().parents[3] / "tools/examples/gfs_clusterd.py"
 
 
 @dataclass
@@ -127,9 +132,35 @@ class Node:
         return self.session.facts.lease_id
 
     async def crash(self) -> None:
-        """The session ends as if its TTL had run out; leases stay."""
+        """The session ends as if its TTL had run out, or its peer is killed; leases stay."""
+        if isinstance(self.store, ExternalStore):
+            await kill(self.store)
+            return
         assert self.session is not None
         await self.session.end()
+
+
+def external(holder: Holder, shared: Path, **peer: Any) -> ExternalStore:
+    """A store at a gfs_clusterd of its own, over one shared directory."""
+    state = shared / f"state-of-{urllib.parse.quote(holder.node, safe='')}"
+    state.mkdir(parents=True, exist_ok=True)
+    peer = peer or {"command": [sys.executable, "-I", "-S", str(GFS_CLUSTERD), str(shared / "gfs")]}
+    return ExternalStore(holder, "test", state, **peer)
+
+
+def process_of(store: ExternalStore) -> int:
+    """The gfs_clusterd that this store has started."""
+    line = store._peer._line
+    assert line is not None and line.process is not None
+    return line.process.pid
+
+
+async def kill(store: ExternalStore) -> None:
+    """SIGKILL to its gfs_clusterd, and back when the store has noticed."""
+    line = store._peer._line
+    assert line is not None and line.task is not None
+    os.kill(process_of(store), signal.SIGKILL)
+    await line.task
 
 
 @dataclass
@@ -152,6 +183,8 @@ class Cluster:
         holder = Holder(name, boot or f"boot-of-{name}", session)
         if self.kind == "sqlite":
             node = Node(holder, SqliteStore(holder, Path(self.where), multi_attached=self.multi_attached.__contains__))
+        elif self.kind == "external":
+            node = Node(holder, external(holder, Path(self.where)))
         else:
             client = client or (EtcdAccess(self.access) if self.access else EtcdClient([str(self.where)]))
             live = EtcdSession(client, self.cluster, holder, ttl_s=self.ttl_s)
