@@ -34,6 +34,7 @@ class StoreKind(StrEnum):
 
     SQLITE = "sqlite"
     ETCD = "etcd"
+    EXTERNAL = "external"
 
 
 class SettingsErrors(LocatedErrors):
@@ -57,7 +58,7 @@ class Store:
     """[store]"""
 
     kind: StoreKind = _setting(  # noqa: RUF009, it is a field()
-        StoreKind.SQLITE, "Where leases are kept: sqlite (one node) or etcd", kind="store"
+        StoreKind.SQLITE, "Where leases are kept: sqlite (one node), etcd or external", kind="store"
     )
     path: str = _setting("", "Database of the sqlite store; leases.sqlite in state_dir if empty", kind="path")
     cluster: str = _setting("default", "Name that the nodes of one cluster have in common", kind="name")
@@ -72,6 +73,8 @@ class Store:
     )
     username: str = _setting("", "User of etcd, if authentication is enabled there; https only", kind="word")
     password_file: str = _setting("", "File that holds its password and nothing else, of mode 0600", kind="path")
+    command: tuple[str, ...] = _setting((), "Program of the external store, with its arguments", kind="strings")
+    socket: str = _setting("", "Unix socket of the external store, if it is not started here", kind="path")
     ttl_s: float = _setting(30.0, "How long this node's session lives without renewal", key="ttl", kind="duration")
     renew_s: float = _setting(5.0, "How often the session is renewed", key="renew", kind="duration")
 
@@ -227,6 +230,8 @@ def _check(settings: Settings, document: Document) -> None:
     if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
         document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["https://host:2379"]')
     _check_access(settings.store, document)
+    if settings.store.kind is StoreKind.EXTERNAL:
+        _check_external(settings.store, document)
 
 
 def _check_access(store: Store, document: Document) -> None:
@@ -249,6 +254,14 @@ def _check_access(store: Store, document: Document) -> None:
             document.problem(
                 ("store", "username"), "the password would cross the network in clear text", "Make the endpoints https"
             )
+
+
+def _check_external(store: Store, document: Document) -> None:
+    if bool(store.command) == bool(store.socket):
+        what = "the external store has " + ("both command and socket" if store.command else "no peer")
+        document.problem(("store", "kind"), what, 'Give either command = ["/path/of/program"] or socket = "/path"')
+    elif store.command and (what := _path_problem(store.command[0])):
+        document.problem(("store", "command", 0), f'"{store.command[0]}" {what}', "Write the program from / on")
 
 
 def _complete(settings: Settings) -> Settings:

@@ -42,6 +42,8 @@ put 644 "$here/policy/90-default.toml" /usr/lib/enforcer/policy.d/90-default.tom
 for file in README.md schema.json 10-san.toml.example; do
     put 644 "$here/policy/$file" "/usr/share/doc/mount-enforcer/policy/$file"
 done
+put 644 "$here/docs/external-protocol.md" /usr/share/doc/mount-enforcer/external-protocol.md
+put 644 "$here/tools/examples/gfs_clusterd.py" /usr/share/doc/mount-enforcer/examples/gfs_clusterd.py
 mkdir -p "$root/etc/enforcer/policy.d"
 if [ ! -e "$root/etc/enforcer/enforcer.toml" ]; then
     "$root$PREFIX/bin/python" -I -c 'from enforcer import settings; print(settings.listing(), end="")' \

@@ -20,6 +20,7 @@ from pathlib import Path
 from enforcer.audit.record import Origin
 from enforcer.cluster.etcd_access import EtcdAccess
 from enforcer.cluster.etcd_store import EtcdStore
+from enforcer.cluster.external_store import ExternalStore
 from enforcer.cluster.identity import holder, node_name, read_session
 from enforcer.cluster.sqlite_store import SqliteStore
 from enforcer.cluster.store import LeaseStore
@@ -98,6 +99,8 @@ class Service:
                 Path(store.path or self._state_dir / "leases.sqlite"),
                 multi_attached=self._is_multi_attached,
             )
+        if store.kind is StoreKind.EXTERNAL:
+            return ExternalStore(self._holder, store.cluster, self._state_dir, command=store.command, path=store.socket)
         self._access = EtcdAccess(store)
         return EtcdStore(
             self._access,
@@ -308,7 +311,7 @@ class Service:
     # -- the world outside -----------------------------------------------------------------------------------
 
     def _deadline_ns(self) -> int | None:
-        if self._settings.store.kind is StoreKind.SQLITE:
+        if self._settings.store.kind is not StoreKind.ETCD:
             return None
         element = self._tables.deadline.get(0)
         return int(element.deadline_ns) if element is not None else 0

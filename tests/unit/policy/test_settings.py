@@ -39,6 +39,7 @@ def test_everything(tmp_path: Path) -> None:
         '[node]\nname = "n-1.example"\n[store]\nkind = "etcd"\npath = "/x"\ncluster = "c"\n'
         'endpoints = ["https://192.0.2.1:2379", "https://[2001:db8::1]:2379"]\nttl = "60s"\nrenew = "500ms"\n'
         'ca = "/ca"\ncert = "/cert"\nkey = "/key"\nserver_name = "etcd"\nusername = "u"\npassword_file = "/pw"\n'
+        'command = ["/usr/libexec/peer", "-v"]\nsocket = "/run/peer.sock"\n'
         '[paths]\nstate_dir = "/s"\nrun_dir = "/r"\nlog_dir = "/l"\nbpffs = "/b"\npolicy_dirs = ["/p"]\n'
         '[daemon]\ngroup = "g"\n[keeper]\nrestart = ["x", "y"]\nprogress_timeout = "2s"\n'
     )
@@ -78,6 +79,9 @@ def test_listing_changes_nothing() -> None:
         ("[store]\nendpoints = ['http://a:1']\npassword_file = '/p'\nusername = 'u'", 4, "clear text", "https"),
         ("[store]\nusername = ' '", 2, "empty or not printable", "leave it out"),
         ("[store]\npassword = 'x'", 2, 'unknown key "password"', '"password_file"'),
+        ("[store]\nkind = 'external'", 2, "no peer", "command ="),
+        ("[store]\nkind = 'external'\ncommand = ['/p']\nsocket = '/s'", 2, "both", "either"),
+        ("[store]\nkind = 'external'\ncommand = ['p']", 3, '"p" is not an absolute path', "from /"),
         ("[store]\nttl = 30", 2, "duration with its unit", "20s"),
         ("[store]\nttl = '2h'", 2, "not a duration", "min"),
         ("[node]\nname = 'a/b'", 2, "not a name", "letters"),

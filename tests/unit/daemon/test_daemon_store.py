@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's own store, from the settings to a grant: an external one, with its real peer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from enforcer.daemon.service import Service
+from enforcer.model.lease import Claim, Granted
+from enforcer.model.resource import ResourceId
+from enforcer.settings import parse
+
+GFS_CLUSTERD = Path(__file__).resolve().parents[3] / "tools/examples/gfs_clusterd.py"
+
+
+def test_an_external_store_is_the_one_of_the_settings_and_needs_no_deadline(tmp_path: Path) -> None:
+    for name in ("state", "run", "policy"):
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-I", "-S", str(GFS_CLUSTERD), str(tmp_path / "shared")]
+    text = f"""
+        [node]
+        name = "node-1"
+        [store]
+        kind = "external"
+        command = {json.dumps(command)}
+        [paths]
+        state_dir = "{tmp_path}/state"
+        run_dir = "{tmp_path}/run"
+        policy_dirs = ["{tmp_path}/policy"]
+    """
+
+    async def scenario() -> None:
+        service = Service(parse(text), pinned=False, audit_only=False)
+        store = service._store
+        assert (store.name, store.ttl_s, service._deadline_ns()) == ("external", None, None)
+        await store.open()
+        answer = await store.acquire(frozenset({Claim(ResourceId("wwn-a"))}), {}, budget_s=5)
+        assert isinstance(answer, Granted)
+        await store.close()
+
+    asyncio.run(scenario())
+    assert json.loads((tmp_path / "state/external-tokens.json").read_text())["highest"] == {"wwn-a": 1}
