@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enforcer.cluster.etcd_session import SessionFacts
-from enforcer.cluster.store import LeaseStore
+from enforcer.cluster.store import HearsOfUses, LeaseStore
 from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
 from enforcer.model.lease import Holder, NodeRecord
-from enforcer.model.resource import DevNum
+from enforcer.model.resource import DevNum, ResourceId
 from enforcer.policy.rules import Policy
 from enforcer.storage import usage
 from enforcer.workflow.asks import Asks
@@ -111,6 +111,8 @@ class Reconciler:
         if self._to_remember:
             self._remember()
             self._to_remember = False
+        if isinstance(self._store, HearsOfUses):
+            await self._store.in_use(self._used())
 
     async def _find_uses(self) -> None:
         """Uses that the kernel's counts do not know, because they began before it counted."""
@@ -141,6 +143,10 @@ class Reconciler:
             elif counted:
                 suspects.add(dev)  # perhaps only on its way: looked at again in the next round
         self._suspects = suspects
+
+    def _used(self) -> frozenset[ResourceId]:
+        devices = {lease.resource: self._devices.counted_for(lease.resource) for lease, _ in self._leases.held()}
+        return frozenset(r for r, below in devices.items() if any(self._leases.busy(dev) for dev in below))
 
     async def _take(self, known: Known) -> None:
         device = known.device

@@ -68,6 +68,28 @@ def turn(node: Node, tmp_path: Path) -> Round:
     return Round(node, tmp_path / "seen.json")
 
 
+# -- what a store hears ------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_wants_to_hears_of_leases_that_are_used(turn: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[frozenset[ResourceId]] = []
+
+    async def in_use(resources: frozenset[ResourceId]) -> None:
+        heard.append(resources)
+
+    async def scenario() -> None:
+        turn.node.store.hold(A, ME)
+        turn.node.store.hold(B, ME)
+        await turn.go()
+        assert heard == [], "and no other store is asked"
+        monkeypatch.setattr(turn.node.store, "in_use", in_use, raising=False)
+        turn.node.count(SECOND, uses=1)
+        await turn.go()
+
+    run(scenario())
+    assert heard == [frozenset({B})]
+
+
 # -- uses without a lease ----------------------------------------------------------------------------------------
 
 
