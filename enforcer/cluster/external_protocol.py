@@ -52,7 +52,7 @@ class State:
 
     leases: tuple[HeldLease, ...]
     nodes: tuple[NodeRecord, ...]
-    fenced: frozenset[tuple[str, str]]
+    fenced: Mapping[tuple[str, str], str]  # (node, boot id) -> since, RFC 3339
     last: Turns
 
 
@@ -138,8 +138,7 @@ def read_state(body: Json) -> State:
     nodes = _each(body, "nodes", _node)
     if len({node.holder.node for node in nodes if node.live}) < sum(node.live for node in nodes):
         raise Nonsense("one node is live twice")
-    fenced = _each(body, "fenced", _fact)
-    return State(_leases(body, "leases"), nodes, frozenset(fenced), _turns(body))
+    return State(_leases(body, "leases"), nodes, dict(_each(body, "fenced", _fact)), _turns(body))
 
 
 def read_done(body: Json) -> None:
@@ -256,9 +255,9 @@ def _node(body: Json) -> NodeRecord:
     return NodeRecord(_holder(body.get("holder")), policy, tuple(sorted(_strings(body, "luns"))), live)
 
 
-def _fact(body: Json) -> tuple[str, str]:
-    _only(body, "node", "boot_id")
-    return _text(body, "node", NAME_CHARS), _text(body, "boot_id", NAME_CHARS)
+def _fact(body: Json) -> tuple[tuple[str, str], str]:
+    _only(body, "node", "boot_id", "since")
+    return (_text(body, "node", NAME_CHARS), _text(body, "boot_id", NAME_CHARS)), _text(body, "since", 64)
 
 
 def _turns(body: Json) -> Turns:

@@ -226,6 +226,11 @@ class ExternalStore:
     async def last_grants(self) -> Mapping[str, tuple[str, int]]:
         return (await self._who()).last
 
+    async def fences(self) -> Mapping[tuple[str, str], str]:
+        state = await self._who()
+        live = {(node.holder.node, node.holder.boot_id) for node in state.nodes if node.live}
+        return {boot: since for boot, since in state.fenced.items() if boot not in live}
+
     async def nodes(self) -> tuple[NodeRecord, ...]:
         return tuple(sorted((await self._who()).nodes, key=lambda node: (node.holder.node, node.holder.boot_id)))
 
@@ -252,7 +257,7 @@ class ExternalStore:
 
     async def fence_confirm(self, node: str, boot_id: str, by: str, *, force: bool = False) -> None:
         state = await self._who()
-        witness = Witness({n.holder.node: n.holder for n in state.nodes if n.live}, state.fenced)
+        witness = Witness({n.holder.node: n.holder for n in state.nodes if n.live}, frozenset(state.fenced))
         known = [*(held.lease.holder for held in state.leases), *(n.holder for n in state.nodes)]
         check_fence(witness, known, self.holder, node, boot_id, force=force)
         body = {"node": node, "boot_id": boot_id, "by": by, "force": force}

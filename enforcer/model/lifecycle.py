@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One resource on one node, from the first ask to the last release: (state, event) -> (state, actions), pure.
 
-``workflow/leases.py`` asks here what follows from what happened and does it; ``tools/model.py`` drives the same
+``workflow/leases.py`` asks here what follows from what happened and does it; ``tools/model`` drives the same
 function through every order of events for two nodes. So what is explored is what runs.
 
 The rules, each of which a mutant breaks:

@@ -119,7 +119,7 @@ class Node:
         if call not in calls:
             raise Refusal(f"{call} is not spoken here")
         with self.directory.locked() as state:
-            if [self.me["node"], self.me["boot_id"]] in state["fenced"] and call != "who":
+            if fenced(state, self.me) and call != "who":
                 raise Refusal("this boot was confirmed fenced", kind="lost", remedy="reboot this node")
             return calls[call](state, body)
 
@@ -147,8 +147,7 @@ class Node:
             return self.granted(state, tokens.pop(), list(mine.values()), [], luns, kept=True)
         taken_over = self.shown(state, silent)
         state["token"] += 1
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        common = {"holder": self.me, "token": state["token"], "since": since, "guarantee": "none"}
+        common = {"holder": self.me, "token": state["token"], "since": utc_now(), "guarantee": "none"}
         leases = [{**common, "resource": r, "mode": wanted[r], "facts": body["facts"]} for r in sorted(wanted)]
         over = [*silent, *mine.values()]
         state["leases"] = [lease for lease in state["leases"] if lease not in over] + leases
@@ -174,9 +173,8 @@ class Node:
         nodes = [
             {**known, "live": self.liveness(state, known["holder"]) == "live"} for known in state["nodes"].values()
         ]
-        fenced = [{"node": node, "boot_id": boot_id} for node, boot_id in state["fenced"]]
         leases = self.shown(state, state["leases"])
-        return {"answer": "state", "leases": leases, "nodes": nodes, "fenced": fenced, "last": state["last"]}
+        return {"answer": "state", "leases": leases, "nodes": nodes, "fenced": state["fenced"], "last": state["last"]}
 
     def adopt(self, state: Json, body: Json) -> Json:
         mine = [lease for lease in state["leases"] if self.same_boot(lease["holder"])]
@@ -189,7 +187,7 @@ class Node:
         old = [x for x in state["leases"] if x["holder"]["node"] == node and not self.same_boot(x["holder"])]
         answer = {"answer": "leases", "leases": self.shown(state, old)}
         state["leases"] = [lease for lease in state["leases"] if lease not in old]
-        state["fenced"] = [fact for fact in state["fenced"] if fact[0] != node]
+        state["fenced"] = [fact for fact in state["fenced"] if fact["node"] != node]
         return answer
 
     def fenced(self, state: Json, body: Json) -> Json:
@@ -197,8 +195,8 @@ class Node:
         known = state["nodes"].get(node)
         if known and known["holder"]["boot_id"] == boot_id and self.directory.live(node) and not body["force"]:
             raise Refusal(f"{node} is live: its gfs_clusterd holds its lock")
-        if [node, boot_id] not in state["fenced"]:
-            state["fenced"].append([node, boot_id])
+        if not fenced(state, body):
+            state["fenced"].append({"node": node, "boot_id": boot_id, "since": utc_now()})
         return {"answer": "done"}
 
     def publish(self, state: Json, body: Json) -> Json:
@@ -217,8 +215,7 @@ class Node:
 
     def liveness(self, state: Json, holder: Json) -> str:
         known = state["nodes"].get(holder["node"])
-        fenced = [holder["node"], holder["boot_id"]] in state["fenced"]
-        if fenced:
+        if fenced(state, holder):
             return "fenced"
         if known is None or not self.directory.live(holder["node"]):
             return "stranded"
@@ -238,6 +235,14 @@ class Node:
 
     def same_boot(self, holder: Json) -> bool:
         return (holder["node"], holder["boot_id"]) == (self.me["node"], self.me["boot_id"])
+
+
+def fenced(state: Json, holder: Json) -> bool:
+    return any((fact["node"], fact["boot_id"]) == (holder["node"], holder["boot_id"]) for fact in state["fenced"])
+
+
+def utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def meet(one: str, other: str) -> bool:
@@ -311,7 +316,7 @@ class Server:
     def hello(self, reading: int, request: Json) -> Json:
         me = request["holder"]
         with self.directory.locked() as state:
-            if [me["node"], me["boot_id"]] in state["fenced"]:
+            if fenced(state, me):
                 raise Refusal("this boot was confirmed fenced", kind="lost", remedy="reboot this node")
             if not self.directory.come_alive(me["node"]):
                 raise Refusal(f"another gfs_clusterd serves {me['node']}")

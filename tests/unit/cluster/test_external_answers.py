@@ -273,6 +273,7 @@ NODE = {"holder": OTHER, "policy": "", "luns": [], "live": True}
         ({"nodes": [NODE, {**NODE, "holder": {**OTHER, "boot_id": "another"}}]}, "live twice"),
         ({"nodes": [{**NODE, "live": 1}]}, '"live"'),
         ({"fenced": [["node-2", "boot"]]}, '"fenced"'),
+        ({"fenced": [{"node": "node-2", "boot_id": "boot"}]}, '"since"'),
     ],
 )
 def test_a_state_that_cannot_be_is_not_shown(wrong: Json, said: str, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The lease of one LUN between two nodes, in every order of events to a small depth; ``make model`` goes deeper.
 
-The searches are short, so that each mutant of the product's rules is killed here too (tools/mutants_table.py).
+The searches are short, so that each mutant of the product's rules is killed here too (tools/mutants/model.py).
 """
 
 from __future__ import annotations

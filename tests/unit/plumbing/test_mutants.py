@@ -7,9 +7,9 @@ import ast
 
 import pytest
 
-from tools import mutants
-from tools.mutants import MUTANTS, Failure, Fate, broken, failures, judged
-from tools.mutants_table import Mutant, Suite
+from tools.mutants import __main__ as mutants
+from tools.mutants.__main__ import MUTANTS, Failure, Fate, broken, failures, judged
+from tools.mutants.row import Mutant, Suite
 from tools.test import LINT
 
 TEST = "tests/vm/test_10.py::test_it"

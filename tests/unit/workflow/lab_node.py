@@ -342,6 +342,7 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
         return node.rereadable
 
     monkeypatch.setattr(vacancy, "Path", path)
+
     def see(device: Device, _here: Callable[[], Local], _scratch: Path) -> tuple[Mark, ...]:
         node.looked.append(device.dev)
         looks = node.marks.get(device.dev, [()])

@@ -8,7 +8,7 @@ takes those away one by one, and tests/unit/plumbing/test_model.py watches each 
 
 from __future__ import annotations
 
-from tools.mutants_table import Mutant
+from tools.mutants.row import Mutant
 
 MODEL = "tests/unit/plumbing/test_model.py::test_nobody_writes_after_another_was_granted_and_everybody_is_answered"
 

@@ -7,7 +7,7 @@ umount ends too early (the exclusive open refuses to give the lease back).
 
 from __future__ import annotations
 
-from tools.mutants_table import Mutant
+from tools.mutants.row import Mutant
 
 USES, STACKS, SETS = "tests/vm/test_55_uses.py", "tests/vm/test_58_stacks.py", "tests/vm/test_50_sets.py"
 OUTAGES, SIGNALS = "tests/vm/test_42_outages.py", "tests/vm/test_70_signals.py"

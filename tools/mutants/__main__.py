@@ -2,7 +2,7 @@
 """``python -m tools.mutants [NAME]...``: break one thing, and watch the test that claims to prove it fail.
 
 A test that never failed proves nothing, and a promise whose test was seen to fail once can lose that test to the next
-change. So the breaks are kept, in :mod:`tools.mutants_table` and its neighbours, one for each promise at
+change. So the breaks are kept, in the modules beside this one, one for each promise at
 least. Each runs in a copy of the checkout with one text replaced, and counts as killed only if the very test that it
 names failed on its own assertion. A fixture that broke, a virtual machine that was lost, a limit that passed, another
 test that failed first: all that would hide a test that sees nothing, so none of it is a kill.
@@ -28,11 +28,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tools import bpf, mutants_model, mutants_stress, mutants_table
-from tools.mutants_table import Mutant, Suite
+from tools import bpf
+from tools.mutants import build, external, model, story, stress, vetoes
+from tools.mutants.row import Mutant, Suite
 
-MUTANTS = (*mutants_table.MUTANTS, *mutants_stress.MUTANTS, *mutants_model.MUTANTS)
-ROOT = Path(__file__).resolve().parent.parent
+TABLES = (story, build, stress, model, vetoes, external)
+MUTANTS = tuple(mutant for table in TABLES for mutant in table.MUTANTS)
+ROOT = Path(__file__).resolve().parents[2]
 PLACE = Path("/var/tmp")  # the guests have a /tmp of their own
 LIMIT_S = {Suite.LINT: 300.0, Suite.UNIT: 300.0, Suite.VM: 1200.0}
 # How pytest begins the message of an exception by which a test says that a claim does not hold.
