@@ -34,6 +34,7 @@ HOST = (
     "kmod",
     "nbdkit",
     "qemu-system-x86",
+    "systemd",
     "util-linux",
     "zstd",
 )
@@ -46,6 +47,7 @@ GUEST = (
     "kmod",
     "lvm2",
     "ocfs2-tools",
+    "procps",
     "python3",
     "python3-bpfcc",
     "sanlock",
