@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from enforcer.daemon import probe
 from tools.lab import ways
 from tools.lab.cluster import CHECKOUT, Cluster
+from tools.lab.ends import GATE_DOWN, KEEPER, KEEPER_KILLED
 from tools.lab.vm import CommandFailed, Node
 
 if TYPE_CHECKING:
@@ -35,12 +36,6 @@ ANCHOR = "/run/enforcer/upcall/anchor"
 PINS = "/sys/fs/bpf/enforcer"
 RSS_LIMIT_MB = {"enforcerd": 60, "enforcer-keeper": 30}
 
-GATE_DOWN = (
-    "kill $(cat /run/enforcer/enforcerd.lock); while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.1; done;"
-    f"cd {CHECKOUT}; {sys.executable} -m enforcer.daemon.main --detach"
-)
-KEEPER = "pgrep -f '[e]nforcer.keeper.main'"
-KEEPER_DOWN = f"kill -9 $({KEEPER}); while ! flock -n /run/enforcer/keeper.lock true; do sleep 0.1; done"
 
 _SPAWN = """
 import os, time
@@ -317,7 +312,7 @@ def start_times(cluster: Cluster, node: Node) -> list[Figure]:
     node.run(GATE_DOWN, check=True)
     daemon = node.py(_SPAWN + _DAEMON, 90)
     cluster.ready(node)
-    node.run(KEEPER_DOWN, check=True)
+    node.run(KEEPER_KILLED, check=True)
     keeper = node.py(_SPAWN + _KEEPER, 90, checkout=str(CHECKOUT), pins=PINS)
     cluster.ready(node)
     beside = "bare interpreter, to its first statement"

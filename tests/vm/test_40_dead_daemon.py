@@ -11,11 +11,11 @@ import pytest
 
 from tools.lab import ways
 from tools.lab.cluster import CHECKOUT, Cluster
+from tools.lab.ends import DAEMON_KILLED
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
 pytestmark = pytest.mark.full
-KILL = "kill -9 $(cat /run/enforcer/enforcerd.lock); sleep 0.5; rm -f /run/enforcer/control.sock"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def dead(story: Story, cluster: Cluster) -> Iterator[Node]:
     """node-2 without its daemon, with a guarded filesystem mounted at /run/live."""
     two = cluster.nodes[1]
     story.works(two, f"mkfs.ext4 -qF {story.part(two)} && mkdir -p /run/live && mount {story.part(two)} /run/live")
-    story.works(two, KILL)
+    story.works(two, DAEMON_KILLED)
     yield two
     if not cluster.ask(two, "status"):
         cluster.start_daemon(two)
@@ -88,7 +88,7 @@ def test_an_umount_gives_the_lease_back_after_all(story: Story, dead: Node, clus
 
 def test_every_umount_works_without_the_daemon(story: Story, two: Node, cluster: Cluster) -> None:
     story.works(two, f"mkdir -p /run/live && mount {story.part(two)} /run/live")
-    story.works(two, KILL)
+    story.works(two, DAEMON_KILLED)
     story.works(two, "umount /run/live")
     cluster.start_daemon(two)
     cluster.ready(two)

@@ -3,25 +3,20 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tools.lab import ways
-from tools.lab.cluster import CHECKOUT, Cluster
+from tools.lab.cluster import Cluster
 from tools.lab.disk import SharedDisk
+from tools.lab.ends import DAEMON_KILLED, GATE_DOWN
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
 pytestmark = pytest.mark.full
 MAP = "/dev/mapper/mpatha"
-GATE_DOWN = (
-    "kill $(cat /run/enforcer/enforcerd.lock); while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done;"
-    f"cd {CHECKOUT}; {sys.executable} -m enforcer.daemon.main --detach"
-)
-KILL = "kill -9 $(cat /run/enforcer/enforcerd.lock); sleep 0.5; rm -f /run/enforcer/control.sock"
 
 
 def _table(node: Node, cluster: Cluster) -> str:
@@ -185,7 +180,7 @@ def test_another_lun_under_the_same_number_inherits_nothing(story: Story, two: N
     number = two.device(leased)
     writer = two.spawn(f"exec sleep 600 9<>{number}")
     _until_live(cluster, two, number)
-    story.works(two, KILL)
+    story.works(two, DAEMON_KILLED)
     writer.kill()
     _swap(two, unguarded, foreign)
     marks = [disk.mark() for disk in (leased, foreign)]
@@ -206,7 +201,7 @@ def test_another_lun_under_the_same_number_inherits_nothing(story: Story, two: N
 
 def test_a_partition_that_appears_is_guarded_at_once(story: Story, two: Node, cluster: Cluster) -> None:
     disk = two.device(cluster.disk)
-    story.works(two, KILL)
+    story.works(two, DAEMON_KILLED)
     story.works(two, f"addpart {disk} 7 450560 2048 && test -b {disk}7")
     for attempt in (f"mount {disk}7 {ways.MOUNT_POINT} ext4", f"open {disk}7"):
         assert two.run(f"/run/attempt {attempt}").rc == 1

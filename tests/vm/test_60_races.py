@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytest
 
 from tools.lab import ways
-from tools.lab.cluster import CHECKOUT, Cluster
+from tools.lab.cluster import Cluster
+from tools.lab.ends import GATE_DOWN
 from tools.lab.story import NotAsTold, Story
 from tools.lab.vm import Node
 
@@ -32,10 +32,6 @@ for number in range(8):
     children.append(child)
 result = [os.WEXITSTATUS(os.waitpid(child, 0)[1]) for child in children]
 """
-GATE_DOWN = (
-    "kill $(cat /run/enforcer/enforcerd.lock); while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done;"
-    f"cd {CHECKOUT}; {sys.executable} -m enforcer.daemon.main --detach"
-)
 
 
 def _until(what: str, seconds: float, holds: object) -> None:
