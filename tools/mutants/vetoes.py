@@ -92,7 +92,7 @@ MUTANTS = (
         "enforcer/storage/vetoes/reservation.py",
         "(ours and found.type in _REGISTRANTS)",
         "bool(ours)",
-        "tests/unit/storage/test_veto_formats.py::test_a_reservation_objects_if_it_keeps_us_out",
+        "tests/unit/storage/test_veto_reservations.py::test_a_reservation_objects_if_it_keeps_us_out",
     ),
     Mutant(
         "veto-kept",

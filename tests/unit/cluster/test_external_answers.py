@@ -69,8 +69,8 @@ WRONG_GRANTS = {
     "token below": grant("a", -1),
     "token too high": grant("a", 1 << 63),
     "token true": grant("a", True),
-    "token 7.0": grant("a", 7.0),  # type: ignore[arg-type]
-    "token text": grant("a", "7"),  # type: ignore[arg-type]
+    "token 7.0": grant("a", 7.0),  # type: ignore[arg-type]  # on purpose
+    "token text": grant("a", "7"),  # type: ignore[arg-type]  # on purpose
     "no token": {k: v for k, v in grant("a").items() if k != "token"},
     "other LUN": grant("b"),
     "nothing": grant("a", leases=[]),

@@ -10,36 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from veto_disks import PV, Ext4, Image, make
+from veto_marks import HERE, MIB, anything, bounded, only, owners, seen
 
-from enforcer.storage.vetoes import local, lvm, medium, mmp, ocfs2, reservation, sanlock
+from enforcer.storage.vetoes import lvm, medium, mmp, ocfs2, reservation, sanlock
 from enforcer.storage.vetoes.local import Local
 from enforcer.storage.vetoes.look import HEAD_BYTES, look
-from enforcer.storage.vetoes.marks import Damaged, Mark
+from enforcer.storage.vetoes.marks import Damaged
 from enforcer.storage.vetoes.reservation import Action
-
-MIB = 1 << 20
-HERE = Local(
-    frozenset({"node-1"}), {1: "node-1", 2: "node-2"}, frozenset({"iqn.2026-11.mg:node1", "fc.5001438012345678"})
-)
-anything = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def seen(disk: Image) -> tuple[Mark, ...]:
-    return look(disk, lambda: HERE)
-
-
-def only(disk: Image) -> Mark:
-    found = seen(disk)
-    assert len(found) == 1
-    return found[0]
-
-
-def owners(disk: Image) -> list[tuple[str, str | None]]:
-    return [(mark.layer, mark.owner) for mark in seen(disk)]
-
 
 # -- ext4 ------------------------------------------------------------------------------------------------------------
 
@@ -263,75 +243,7 @@ def test_metadata_that_cannot_be_made_out_is_nobodys() -> None:
     assert owners(rewritten(b"no group")) == [("lvm-system-id", None)]
 
 
-# -- SCSI reservations -----------------------------------------------------------------------------------------------
-
-
-def iscsi(name: str) -> bytes:
-    text = name.encode() + b"\0"
-    text += bytes(-len(text) % 4)
-    return struct.pack(">BBH", 0x45, 0, len(text)) + text
-
-
-def target(type_: int, *registered: tuple[int, bool, bytes]) -> Image:
-    disk = Image(bytes(HEAD_BYTES))
-    key = next((k for k, holds, _ in registered if holds), 0)
-    disk.answers[Action.READ_RESERVATION] = struct.pack(">IIQIBBH", 2, 16, key, 0, 0, type_, 0)
-    body = b"".join(
-        struct.pack(">Q4xBB4xHI", k, holds, type_ if holds else 0, 1, len(name)) + name for k, holds, name in registered
-    )
-    disk.answers[Action.READ_FULL_STATUS] = struct.pack(">II", 2, len(body)) + body
-    return disk
-
-
-OURS, THEIRS = iscsi("iqn.2026-11.mg:Node1,i,0x00023d000001"), iscsi("iqn.2026-11.mg:node2,i,0x00023d000002")
-FC = b"\0" * 8 + bytes.fromhex("5001438012345678") + b"\0" * 8
-
-
-def test_a_device_that_knows_no_reservations_has_none() -> None:
-    assert seen(Image(bytes(HEAD_BYTES))) == ()
-    disk = Image(bytes(HEAD_BYTES))
-    disk.answers[Action.READ_RESERVATION] = struct.pack(">II", 7, 0)
-    assert seen(disk) == ()
-
-
-@pytest.mark.parametrize(
-    ("disk", "may"),
-    [
-        (target(5, (0xA1, True, THEIRS)), False),
-        (target(5, (0xA1, True, THEIRS), (0xB2, False, OURS)), True),  # registrants only, and we are one
-        (target(7, (0xA1, True, THEIRS), (0xB2, True, FC)), True),
-        (target(1, (0xA1, True, THEIRS), (0xB2, False, OURS)), False),  # the holder alone may write
-        (target(3, (0xB2, True, OURS)), True),
-        (target(1, (0xB2, True, FC)), True),
-        (target(9, (0xA1, True, THEIRS), (0xB2, False, OURS)), False),
-    ],
-)
-def test_a_reservation_objects_if_it_keeps_us_out(disk: Image, may: bool) -> None:
-    assert owners(disk) == ([] if may else [("scsi-pr", "iqn.2026-11.mg:node2")])
-    assert all(not mark.excusable for mark in seen(disk))
-
-
-def test_a_target_that_does_not_say_who_is_registered_is_told_by_its_key() -> None:
-    disk = target(5, (0xA1, True, OURS))
-    disk.answers[Action.READ_FULL_STATUS] = None
-    assert [mark.says for mark in seen(disk)] == [
-        "its SCSI reservation (Write Exclusive, registrants only): held by key 0xa1"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("sense", "key"), [(b"\x70\0\x05", 5), (b"\xf0\0\x26", 6), (b"\x72\x06\x29", 6), (b"\x73\x05\0", 5), (b"", 0)]
-)
-def test_sense_keys_in_both_formats(sense: bytes, key: int) -> None:
-    assert medium.sense_key(sense) == key
-
-
 # -- whatever the bytes are ------------------------------------------------------------------------------------------
-
-
-def bounded(disk: Image) -> None:
-    seen(disk)
-    assert disk.reads <= 600 and disk.bytes_read <= 10 * MIB
 
 
 @anything
@@ -368,16 +280,6 @@ def test_any_text_of_a_volume_group(text: bytes) -> None:
     with contextlib.suppress(Damaged):
         lvm.values(b"vg {\n" + text)
     bounded(rewritten(b"vg {\n" + text))
-
-
-@anything
-@given(st.binary(max_size=300), st.binary(max_size=300))
-def test_any_answer_of_a_target(one: bytes, two: bytes) -> None:
-    disk = Image(bytes(HEAD_BYTES))
-    disk.answers = {Action.READ_RESERVATION: one, Action.READ_FULL_STATUS: two}
-    bounded(disk)
-    with contextlib.suppress(Damaged):
-        reservation.registrants(two)
 
 
 @pytest.fixture(scope="session")
@@ -427,76 +329,6 @@ def test_a_disk_that_cannot_be_read_is_not_a_disk_without_marks(ext4: Ext4) -> N
     ext4.broken = True
     with pytest.raises(OSError):
         seen(ext4)
-
-
-# -- this node's own names -------------------------------------------------------------------------------------------
-
-
-def tree(root: Path, **files: str) -> Path:
-    for name, text in files.items():
-        path = root / name.replace("__", "/").replace("_dot_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-MY_ID = 'local {\n system_id = "my id!"\n extra_system_ids = [ "a", "b" ]\n}'
-
-
-@pytest.mark.parametrize(
-    ("lvm_conf", "lvmlocal", "ids"),
-    [
-        ("", "", set()),
-        ('# system_id_source = "uname"\n', "", set()),
-        ('global {\n\tsystem_id_source = "uname"\n}', "", {"ha1"}),
-        ('global/system_id_source="lvmlocal"', MY_ID, {"myid", "a", "b"}),
-        ('global { \n system_id_source = "machineid"\n}', "", {"0123abcd"}),
-        ('system_id_source = "file"\nsystem_id_file = "/etc/lvm/id"', "", {"from-file"}),
-    ],
-)  # fmt: skip
-def test_which_system_ids_are_ours(tmp_path: Path, lvm_conf: str, lvmlocal: str, ids: set[str]) -> None:
-    files = {"etc__lvm__lvm_dot_conf": lvm_conf, "etc__lvm__lvmlocal_dot_conf": lvmlocal}
-    tree(tmp_path, **files, **{"etc__machine-id": "0123abcd\n", "etc__lvm__id": "# ours\nfrom-file\n"})
-    assert local.system_ids(tmp_path, "ha1") == ids
-
-
-def test_a_host_without_a_name_has_no_system_id(tmp_path: Path) -> None:
-    tree(tmp_path, etc__lvm__lvm_dot_conf='system_id_source = "uname"')
-    assert local.system_ids(tmp_path, "localhost.localdomain") == set()
-
-
-def test_the_nodes_of_o2cb() -> None:
-    text = "cluster:\n\tname = mg\n\n" + "".join(
-        f"node:\n\tip_port = 7777\n\tnumber = {number}\n\tname = {name}\n\tcluster = {cluster}\n\n"
-        for number, name, cluster in ((1, "ha1", "mg"), (2, "ha2", "mg"), (2, "db2", "other"), (3, "ha3", "mg"))
-    )
-    assert local.ocfs2_nodes(text) == {1: "ha1", 3: "ha3"}
-
-
-def test_the_initiators_of_this_node(tmp_path: Path) -> None:
-    tree(
-        tmp_path,
-        sys__class__iscsi_session__session1__initiatorname="iqn.2026-11.mg:Node1\n",
-        sys__class__fc_host__host3__port_name="0x5001438012345678\n",
-        **{
-            "sys__class__sas_phy__phy-0:1__sas_address": "0x500605b000000001\n",
-            "sys__class__sas_phy__phy-0:0:7__sas_address": "0x500605b000000002\n",  # of an expander
-        },
-    )
-    assert set(local.initiators(tmp_path)) == {"iqn.2026-11.mg:node1", "fc.5001438012345678", "sas.500605b000000001"}
-    learnt = local.learn("node-1", root=tmp_path)
-    assert "node-1" in learnt.names and len(learnt.initiators) == 3
-
-
-@given(st.text(max_size=300))
-def test_any_configuration(text: str) -> None:
-    local.ocfs2_nodes(text)
-    local._words(text)
-    local._system_id(text)
-
-
-def test_nothing_is_known_of_a_machine_without_these_files(tmp_path: Path) -> None:
-    assert local.learn("", root=tmp_path).ocfs2 == {} and "" not in local.learn("", root=tmp_path).names
 
 
 def test_every_layer_has_its_own_name() -> None:
