@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from enforcer.lost.options import Lost, Pauses
 from enforcer.model.deadlines import Deadlines
 from enforcer.policy.document import Document, LocatedErrors, Problem, parse_bytes, read_bytes
 from enforcer.policy.fields import Fields, show_duration
@@ -131,7 +132,15 @@ class Settings:
     paths: Paths = field(default_factory=Paths)
     daemon: Daemon = field(default_factory=Daemon)
     keeper: Keeper = field(default_factory=Keeper)
+    lost: Lost = field(default_factory=Lost)
     file: str = ""  # where they came from; empty for the defaults
+
+    def deadlines(self) -> Deadlines:
+        """The arithmetic of this node's session, with all that [lost] wants done before its end."""
+        store, most = self.store, self.lost.most
+        if store.kind is not StoreKind.ETCD:  # no session, so nothing ends
+            return store.deadlines()
+        return dataclasses.replace(store.deadlines(), cut_s=most.cut_s, watchdog_s=most.watchdog_s)
 
     def as_dict(self) -> dict[str, dict[str, object]]:
         """For JSON: section -> key -> value as it would stand in the file."""
@@ -155,12 +164,19 @@ class Setting:
 
 
 def _shown(kind: str, value: object) -> object:
-    if kind == "duration" and isinstance(value, float):
+    if kind in ("duration", "budget") and isinstance(value, float):
         return show_duration(value)
     return list(value) if isinstance(value, tuple) else value
 
 
-SECTIONS: dict[str, type] = {"node": Node, "store": Store, "paths": Paths, "daemon": Daemon, "keeper": Keeper}
+SECTIONS: dict[str, type] = {
+    "node": Node,
+    "store": Store,
+    "paths": Paths,
+    "daemon": Daemon,
+    "keeper": Keeper,
+    "lost": Lost,
+}
 SETTINGS: tuple[Setting, ...] = tuple(
     Setting(
         section,
@@ -222,11 +238,11 @@ def parse(content: bytes | str, file: str = "<settings>") -> Settings:
 
 def _check(settings: Settings, document: Document) -> None:
     """What is right key by key and wrong together."""
-    deadlines = settings.store.deadlines()
+    deadlines = settings.deadlines()
     if what := deadlines.problem():
-        key = "renew" if ("store", "renew") in document.lines else "ttl"
+        places = [("store", "renew"), ("store", "ttl"), *(("lost", s.key) for s in SETTINGS if s.section == "lost")]
         remedy = f"Raise ttl, or set renew to {show_duration(deadlines.most_renew_s)} or less"
-        document.problem(("store", key), what, remedy)
+        document.problem(next((place for place in places if place in document.lines), places[1]), what, remedy)
     if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
         document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["https://host:2379"]')
     _check_access(settings.store, document)
@@ -330,6 +346,14 @@ def _read_duration(table: Fields, setting: Setting) -> float:
     return table.duration(setting.key, 1.0, least=0.1, most=3600.0)
 
 
+def _read_budget(table: Fields, setting: Setting) -> float:
+    return table.duration(setting.key, 0.0, most=3600.0)
+
+
+def _read_pauses(table: Fields, setting: Setting) -> Pauses:
+    return table.choice(setting.key, Pauses, Pauses.AUTO)
+
+
 def _read_store(table: Fields, setting: Setting) -> StoreKind:
     return table.choice(setting.key, StoreKind, StoreKind.SQLITE)
 
@@ -341,5 +365,7 @@ _READERS: dict[str, Callable[[Fields, Setting], object]] = {
     "paths": _read_paths,
     "strings": _read_strings,
     "duration": _read_duration,
+    "budget": _read_budget,
+    "pauses": _read_pauses,
     "store": _read_store,
 }

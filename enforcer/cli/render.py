@@ -104,6 +104,16 @@ def status_grid(data: Mapping[str, object]) -> list[Table | Text]:
     alive = keeper.get("alive") is True
     beat = f"alive, next deadline in {_plain(keeper.get('deadline_in_s'))} s" if alive else "NOT ALIVE"
     grid.add_row("keeper", cell(beat, "green" if alive else "bold red"))
+    lost = mapping(data, "lost")
+    if lost.get("worst_takeover_s"):
+        promise = f"guarantee {text(lost, 'guarantee')}" + (
+            f" ({text(lost, 'reason')})" if text(lost, "reason") else ""
+        )
+        worst = f"; a holder that cuts itself off is taken over within {_plain(lost.get('worst_takeover_s'))} s"
+        grid.add_row("if lost", cell(promise + worst))
+    if texts(lost, "cut"):
+        gone = f"CUT OFF: {', '.join(texts(lost, 'cut'))}; end what uses them, or reboot this node"
+        grid.add_row("", cell(gone, "bold red"))
     programs = kernel.get("programs")
     count = len(programs) if isinstance(programs, list) else _plain(programs)
     trouble = bool(kernel.get("misses") or kernel.get("drops"))

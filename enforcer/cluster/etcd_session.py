@@ -31,6 +31,7 @@ from enforcer.cluster.etcd_records import Layout, read_holder, write_node
 from enforcer.model.clock import boot_ns
 from enforcer.model.deadlines import Deadlines
 from enforcer.model.errors import BadConfiguration, LeaseLost, StoreUnavailable
+from enforcer.model.guarantee import Tiers
 from enforcer.model.lease import Holder
 
 CALL_S = 3.0  # budget of one call that no caller limits
@@ -50,20 +51,28 @@ class SessionFacts:
 class EtcdSession:
     """The session of one holder. Not safe for concurrent use: one task renews."""
 
-    def __init__(self, client: Caller, cluster: str, holder: Holder, *, ttl_s: int) -> None:
+    def __init__(self, client: Caller, cluster: str, holder: Holder, *, ttl_s: int, tiers: Tiers | None = None) -> None:
+        """``tiers``: what has to be done before the session ends."""
         self.holder = holder
         self.facts: SessionFacts | None = None  # None: there is no session, or it was lost
         self._etcd = Etcd(client)
         self._layout = Layout(cluster)
         self._ttl_s = ttl_s
+        self._tiers = tiers or Tiers()
         self._renewed_ns = 0
 
     @property
     def deadline_ns(self) -> int:
-        """CLOCK_BOOTTIME nanoseconds until which this node may write; 0 without a session."""
-        if self.facts is None:
-            return 0
-        return Deadlines(self.facts.ttl_s).stop_ns(self._renewed_ns)
+        """CLOCK_BOOTTIME nanoseconds until which this node may begin to write; 0 without a session."""
+        return self._deadlines(self.facts.ttl_s).stop_ns(self._renewed_ns) if self.facts is not None else 0
+
+    @property
+    def last_pet_ns(self) -> int:
+        """CLOCK_BOOTTIME nanoseconds from which on the watchdog is fed no more; 0 without a session."""
+        return self._deadlines(self.facts.ttl_s).last_pet_ns(self._renewed_ns) if self.facts is not None else 0
+
+    def _deadlines(self, ttl_s: int) -> Deadlines:
+        return Deadlines(ttl_s, watchdog_s=self._tiers.watchdog_s, cut_s=self._tiers.cut_s)
 
     async def open(self) -> SessionFacts:
         """Create the session, or go on with it if this very session exists already.

@@ -114,13 +114,15 @@ class EtcdStore:
         *,
         session: Callable[[], SessionFacts | None],
         ttl_s: float,
+        guarantee: Callable[[frozenset[ResourceId]], Guarantee] = lambda _: Guarantee.NONE,
     ) -> None:
+        """``guarantee``: what a lease of these resources, granted now, may promise to whoever waits for its end."""
         self.ttl_s: float | None = ttl_s
         self.holder = holder
         self._client = client
         self._etcd = Etcd(client)
         self._layout = Layout(cluster)
-        self._session = session
+        self._session, self._guarantee = session, guarantee
         self._absences = Absences()
         self._told: dict[ResourceId, int] = {}  # tokens that this process handed out
         self._sure: dict[ResourceId, int] = {}  # tokens of records that no late write of ours can touch
@@ -157,28 +159,28 @@ class EtcdStore:
             if token := ruling.permit(self._sure):
                 return self._granted(ruling, token, tuple(ruling.mine[r] for r in ruling.wanted))
             unchanged = [if_unwritten_since(subtree, now.revision) for subtree in subtrees]
-            since = utc_now()
+            since, promised = utc_now(), self._guarantee(frozenset(ruling.wanted))
             try:
                 answer = await self._etcd.write(
                     [*unchanged, *me, *self._still_gone(ruling)],
-                    self._grant_ops(ruling, facts, since),
+                    self._grant_ops(ruling, facts, since, promised),
                     budget_s=end - clock(),
                 )
             except StoreUnavailable:
                 continue  # perhaps it was written: the next snapshot tells
             if answer.succeeded:
                 leases = tuple(
-                    Lease(r, mode, self.holder, answer.revision, since, Guarantee.NONE, trim_facts(facts))
+                    Lease(r, mode, self.holder, answer.revision, since, promised, trim_facts(facts))
                     for r, mode in ruling.wanted.items()
                 )
                 return self._granted(ruling, answer.revision, leases)
             await asyncio.sleep(random.uniform(0, min(0.004 * (attempt + 1), 0.05)))
         raise AssertionError("count() does not end")
 
-    def _grant_ops(self, ruling: Ruling, facts: Mapping[str, str], since: str) -> list[Json]:
+    def _grant_ops(self, ruling: Ruling, facts: Mapping[str, str], since: str, promised: Guarantee) -> list[Json]:
         ours = {self._layout.resource(r, self.holder.node): mode for r, mode in ruling.wanted.items()}
         gone = [self._layout.resource(h.lease.resource, h.lease.holder.node) for h in ruling.taken_over]
-        puts = [put(key, write_lease(self.holder, mode, since, Guarantee.NONE, facts)) for key, mode in ours.items()]
+        puts = [put(key, write_lease(self.holder, mode, since, promised, facts)) for key, mode in ours.items()]
         turns = [put(self._layout.turn(lun), write_turn(self.holder.node)) for lun in {r.lun for r in ruling.wanted}]
         facts_of_silence = [
             put(self._layout.fence(node, boot_id), write_fence(f"taken over by {self.holder.node}"))

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.model.errors import BadConfiguration
+from enforcer.model.guarantee import Tiers
 from enforcer.model.lease import Holder
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -44,20 +46,32 @@ def holder(name: str, run_dir: Path) -> Holder:
     return Holder(name, _BOOT_ID.read_text().strip(), session)
 
 
-def write_session(run_dir: Path, facts: SessionFacts | None, trouble: str = "") -> None:
-    """What the keeper holds now, or why it holds nothing."""
-    body = (
+def write_session(run_dir: Path, facts: SessionFacts | None, trouble: str = "", tiers: Tiers | None = None) -> None:
+    """What the keeper holds now and what it leaves time for before its end, or why it holds nothing."""
+    body: dict[str, object] = (
         {"trouble": trouble}
         if facts is None
         else {
             "lease_id": facts.lease_id,
             "create_revision": facts.create_revision,
             "ttl_s": facts.ttl_s,
+            "tiers": asdict(tiers or Tiers()),
         }
     )
     draft = run_dir / "session.json.new"
     draft.write_text(json.dumps(body) + "\n")
     draft.rename(run_dir / "session.json")
+
+
+def read_tiers(run_dir: Path) -> Tiers | None:
+    """What the keeper of the session leaves time for; None without a session. Never raises."""
+    if read_session(run_dir)[0] is None:
+        return None
+    try:
+        body = json.loads((run_dir / "session.json").read_text())["tiers"]
+        return Tiers(float(body["cut_s"]), float(body["watchdog_s"]), bool(body["pauses"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Tiers()  # of a keeper that knows no such thing: it leaves time for nothing
 
 
 def read_session(run_dir: Path) -> tuple[SessionFacts | None, str]:

@@ -6,10 +6,14 @@ they disagree. A question here may be slow or fail; verdicts never wait for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from enforcer.cluster.identity import read_tiers
 from enforcer.kernel.abi import State
 from enforcer.kernel.tables import Tables
+from enforcer.lost.files import read_beat, revoker_trouble
 from enforcer.model.escape import for_terminal
+from enforcer.model.guarantee import Ready, offer
 from enforcer.model.lease import HeldLease, Lease, Liveness, NodeRecord
 from enforcer.workflow.devices import Devices, Hold, Known
 from enforcer.workflow.leases import Leases
@@ -51,6 +55,18 @@ def device(known: Known, tables: Tables, leases: Leases) -> dict[str, object]:
         "seen_by": sorted(known.facts.seen_by),
         "audit": known.guarding.audit,
         "in_use": it.in_use,
+    }
+
+
+def lost(run_dir: Path, worst_s: float | None) -> dict[str, object]:
+    """What becomes of this node without its session: promise, reason, longest takeover (s), and what is cut off."""
+    promised, beat = offer(read_tiers(run_dir), Ready(revoker_trouble(run_dir))), read_beat(run_dir)
+    return {
+        "guarantee": str(promised.guarantee),
+        "reason": promised.reason,
+        "worst_takeover_s": round(worst_s, 1) if worst_s is not None else None,
+        "cut": list(beat.cut) if beat else [],
+        "failed": beat.failed if beat else "",
     }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from enforcer.audit.record import Origin
 from enforcer.cluster.etcd_access import EtcdAccess
+from enforcer.cluster.etcd_session import SLACK_S
 from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.external_store import ExternalStore
 from enforcer.cluster.identity import holder, node_name, read_session
@@ -30,6 +31,7 @@ from enforcer.daemon.notify import notify
 from enforcer.daemon.reactions import Reactions
 from enforcer.daemon.reconcile import Reconciler
 from enforcer.daemon.recorder import Recorder
+from enforcer.daemon.report import lost
 from enforcer.daemon.verbs import Parts, Verbs
 from enforcer.kernel import abi, program
 from enforcer.kernel.events import EventStream
@@ -49,6 +51,7 @@ from enforcer.workflow.asks import Asks
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.judge import Judge
 from enforcer.workflow.leases import Leases
+from enforcer.workflow.promises import Promises
 
 log = logging.getLogger(__name__)
 REFRESH_S = 3.0
@@ -108,6 +111,7 @@ class Service:
             self._holder,
             session=lambda: read_session(self._run_dir)[0],
             ttl_s=store.ttl_s,
+            guarantee=lambda resources: self._promises.guarantee(resources),
         )
 
     def _is_multi_attached(self, lun: str) -> bool:
@@ -132,6 +136,9 @@ class Service:
         try:
             await self._start(group)
             notify("READY=1\nSTATUS=enforcing")
+            if self._store.ttl_s:
+                worst_s = self._settings.deadlines().worst_takeover_s(SLACK_S)
+                log.info("a holder that silences itself is taken over within %.1f s", worst_s)
             log.info(
                 "ready: %d devices, %d of them guarded, policy generation %d",
                 len(self._devices.known),
@@ -165,8 +172,15 @@ class Service:
         self._devices = Devices(
             tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline
         )
+        self._promises = Promises(self._devices, self._run_dir)
         self._leases = Leases(
-            self._store, self._devices, tables, me=self._holder, deadline_ns=self._deadline_ns, scratch=self._run_dir
+            self._store,
+            self._devices,
+            tables,
+            me=self._holder,
+            deadline_ns=self._deadline_ns,
+            scratch=self._run_dir,
+            tell=self._promises.tell,
         )
         if not attached.adopted:
             tables.configure(enforce=0)
@@ -233,6 +247,7 @@ class Service:
                 warnings=self._reconciler.warnings,
                 policy=lambda: self.policy,
                 deadline_ns=self._deadline_ns,
+                lost=self._lost,
                 store_state=self._reconciler.state,
             )
         )
@@ -246,6 +261,7 @@ class Service:
         await self._control.start()
         self._spawn(self._leases.run())
         self._spawn(self._reconciler.run())
+        self._spawn(self._promises.run())
         self._spawn(self._watch_kernel())
         self.recorder.notice(
             "start",
@@ -315,6 +331,10 @@ class Service:
             return None
         element = self._tables.deadline.get(0)
         return int(element.deadline_ns) if element is not None else 0
+
+    def _lost(self) -> dict[str, object]:
+        worst = self._settings.deadlines().worst_takeover_s(SLACK_S) if self._store.ttl_s else None
+        return lost(self._run_dir, worst)
 
     async def _watch_kernel(self) -> None:
         while True:

@@ -42,6 +42,7 @@ class Parts:
     warnings: list[str]
     policy: Callable[[], Policy]
     deadline_ns: Callable[[], int | None]
+    lost: Callable[[], dict[str, object]]
     store_state: Callable[[], tuple[str, bool]]
 
 
@@ -83,6 +84,7 @@ class Verbs:
                 "deadline_in_s": round((deadline - boot_ns()) / 1e9, 1) if deadline else None,
                 "detail": trouble,
             },
+            "lost": self._parts.lost(),
             "counters": {
                 **self._parts.asks.counts,
                 **self._parts.reactions.counts,

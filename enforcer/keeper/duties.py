@@ -17,6 +17,7 @@ from enforcer.cluster.identity import holder, node_name, write_session
 from enforcer.keeper.progress import Progress
 from enforcer.kernel import abi
 from enforcer.kernel.tables import Tables, open_pinned
+from enforcer.lost.files import write_deadline
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
 from enforcer.settings import Settings, StoreKind
@@ -36,6 +37,8 @@ class Keeper:
         self._tables: Tables | None = None
         self._pinned_as = 0
         self._access: EtcdAccess | None = None
+        self._tiers = chosen.lost.tiers(Path("/proc/cpuinfo").read_text())
+        self._told_ns = -1  # the deadline that the revoker was told
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -69,14 +72,15 @@ class Keeper:
     async def _keep_session(self) -> None:
         store = self._settings.store
         access = self._access = EtcdAccess(store)
-        session = EtcdSession(access, store.cluster, self._holder, ttl_s=int(store.deadlines().ttl_s))
+        ttl_s, tiers = int(store.deadlines().ttl_s), self._tiers
+        session = EtcdSession(access, store.cluster, self._holder, ttl_s=ttl_s, tiers=tiers)
         told = ""
         ours = False  # until the first answer the kernel's deadline is that of the keeper before us, and stays
         try:
             while True:
                 try:
                     if session.facts is None:
-                        write_session(self._run_dir, await session.open())
+                        write_session(self._run_dir, await session.open(), tiers=tiers)
                         log.info(
                             "session of %s is open, ttl %d s",
                             self._holder.node,
@@ -121,8 +125,15 @@ class Keeper:
         return now
 
     def _write_deadline(self, deadline_ns: int | None) -> None:
-        """Tell the kernel, if a gate is in force; a later one is told at the next renewal. None changes nothing."""
+        """Tell the revoker, and the kernel, if a gate is in force; a later one is told at the next renewal.
+
+        None changes nothing.
+        """
         try:
+            if deadline_ns is not None and deadline_ns != self._told_ns:
+                tiers = self._tiers
+                write_deadline(self._run_dir, deadline_ns, cut_s=tiers.cut_s, watchdog_s=tiers.watchdog_s)
+                self._told_ns = deadline_ns
             inode = self._gate_inode()
             if not inode:
                 self._tables, self._pinned_as = None, 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from enforcer.cluster.store import LeaseStore
@@ -53,10 +53,14 @@ class Leases:
         me: Holder,
         deadline_ns: Callable[[], int | None],
         scratch: Path,
+        tell: Callable[[Iterable[Lease]], None] = lambda _: None,
     ) -> None:
-        """``deadline_ns()``: boot clock until which the node's session is live, None for a store without sessions."""
+        """``deadline_ns()``: boot clock until which the node's session is live, None for a store without sessions.
+
+        ``tell`` hears of all that is held before the guard's table does.
+        """
         self._store, self._devices, self._tables, self._me = store, devices, tables, me
-        self._deadline_ns, self._scratch = deadline_ns, scratch
+        self._deadline_ns, self._scratch, self._tell = deadline_ns, scratch, tell
         self._held = Holdings()
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._turns = Turns(lambda: boot_ns())
@@ -369,6 +373,7 @@ class Leases:
             self._publish()
 
     def _publish(self) -> None:
+        self._tell(held.lease for held in self._held.values())
         grips = {resource: Grip(held.hold, held.lease.token, held.stale) for resource, held in self._held.items()}
         # what we were granted is newer than what we had read of others
         others = frozenset(r for r in self._elsewhere if not any(r.meets(mine) for mine in self._held))

@@ -21,18 +21,24 @@ MAY = {
     "": set(),
     "model": set(),
     "policy": {"model"},
-    "settings": {"model", "policy"},
+    "lost": {"model"},
+    "settings": {"model", "policy", "lost"},
     "audit": {"model", "policy", "settings"},
-    "cluster": {"model", "policy", "settings"},
+    "cluster": {"model", "policy", "settings", "lost"},
     "kernel": {"model", "policy", "settings"},
     "storage": {"model", "policy", "settings"},
-    "workflow": {"model", "policy", "settings", "audit", "cluster", "kernel", "storage"},
-    "daemon": {"", "model", "policy", "settings", "audit", "cluster", "kernel", "storage", "workflow"},
-    "keeper": {"", "model", "policy", "settings", "cluster", "kernel"},
+    "workflow": {"model", "policy", "settings", "lost", "audit", "cluster", "kernel", "storage"},
+    "daemon": {"", "model", "policy", "settings", "lost", "audit", "cluster", "kernel", "storage", "workflow"},
+    "keeper": {"", "model", "policy", "settings", "lost", "cluster", "kernel"},
     "cli": {"", "model", "policy", "settings", "audit", "kernel"},
 }
 SMALL = {
-    "settings": {"enforcer.policy.document", "enforcer.policy.fields", "enforcer.model.deadlines"}
+    "settings": {
+        "enforcer.policy.document",
+        "enforcer.policy.fields",
+        "enforcer.model.deadlines",
+        "enforcer.lost.options",
+    }
 }  # the keeper loads it
 LAZY = {("cli", "kernel"), ("audit", "elftools")}  # where it is needed: a broken part must not break the rest
 THIRD_PARTY = {"cli": {"rich"}, "audit": {"elftools"}}

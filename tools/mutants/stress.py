@@ -240,8 +240,8 @@ ETCD_MUTANTS = (
         "lease-ends-with-the-session",
         "A lease's record outlives the session of its holder.",
         "enforcer/cluster/etcd_store.py",
-        "write_lease(self.holder, mode, since, Guarantee.NONE, facts)) for key",
-        "write_lease(self.holder, mode, since, Guarantee.NONE, facts), lease=self._session().lease_id) for key",
+        "write_lease(self.holder, mode, since, promised, facts)) for key",
+        "write_lease(self.holder, mode, since, promised, facts), lease=self._session().lease_id) for key",
         f"{ETCD}::test_a_lease_outlives_the_session_of_its_holder",
     ),
     Mutant(

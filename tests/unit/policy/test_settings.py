@@ -42,6 +42,7 @@ def test_everything(tmp_path: Path) -> None:
         'command = ["/usr/libexec/peer", "-v"]\nsocket = "/run/peer.sock"\n'
         '[paths]\nstate_dir = "/s"\nrun_dir = "/r"\nlog_dir = "/l"\nbpffs = "/b"\npolicy_dirs = ["/p"]\n'
         '[daemon]\ngroup = "g"\n[keeper]\nrestart = ["x", "y"]\nprogress_timeout = "2s"\n'
+        '[lost]\ncut = "0s"\nhypervisor_pauses = "no"\nwatchdog = "/dev/watchdog1"\nwatchdog_timeout = "20s"\n'
     )
     settings = load(file)
     assert settings.file == str(file)
@@ -91,6 +92,8 @@ def test_listing_changes_nothing() -> None:
         ("[paths]\npolicy_dirs = '/x'", 2, "a list of strings", "Write"),
         ("[keeper]\nrestart = []", 2, "empty", "Name"),
         ("[keeper]\nrestart = ['']", 2, "empty word", "Remove"),
+        ("[lost]\ncut = '-1s'", 2, "not a duration", "min"),
+        ("[lost]\nhypervisor_pauses = 'maybe'", 2, '"maybe"', "auto, no, yes"),
         ("node = 1", 1, "must be a table", "Write"),
         ("[node", 1, "is not TOML", "toml.io"),
     ],
@@ -115,6 +118,22 @@ def test_renewal_arithmetic() -> None:
     )
     with pytest.raises(SettingsErrors, match="f:2: 3 x renew"):
         parse("[store]\nttl = '10s'", "f")
+
+
+def test_what_must_be_done_before_the_end_must_fit() -> None:
+    """3R + B + W + m > T is refused by file and line; the defaults fit, with a watchdog too."""
+    etcd = "[store]\nkind = 'etcd'\nendpoints = ['http://a:1']\n"
+    default = parse(etcd + "[lost]\nwatchdog = '/dev/watchdog1'").deadlines()
+    assert (default.cut_s, default.watchdog_s, default.problem()) == (3.0, 10.0, "")
+    assert parse("[lost]\ncut = '60s'").deadlines().cut_s == 0, "a store without sessions ends none"
+    for text, line, word in (
+        ("[lost]\ncut = '20s'", 5, "cut (20s)"),
+        ("ttl = '10s'\nrenew = '2s'\n[lost]\ncut = '4s'", 5, "cut (4s)"),
+        ("[lost]\nwatchdog = '/dev/watchdog'\nwatchdog_timeout = '15s'", 5, "watchdog (15s)"),
+    ):
+        with pytest.raises(SettingsErrors, match=f"f:{line}: 3 x renew") as caught:
+            parse(etcd + text, "f")
+        assert word in str(caught.value) and "more than ttl" in str(caught.value)
 
 
 def test_missing_and_writable(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What this node promises with its leases, and what the revoker has to cut to keep it.
+
+The promise goes into the store with the grant. Before the guard's table lets anything be written under it, the revoker
+is told which disks lie below: whoever dies in between has promised too much and written nothing. Told are all disks
+of the LUN, for they are all ways to it, whatever stands on them: the cut is made at the bottom of the stack.
+
+No cut is promised of a disk that cannot be cut, or that the system itself stands on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from enforcer.cluster.identity import read_tiers
+from enforcer.lost.files import Promise, revoker_trouble, write_promises
+from enforcer.model.guarantee import Offer, Ready, offer
+from enforcer.model.lease import Guarantee, Lease
+from enforcer.model.resource import Device, ResourceId
+from enforcer.workflow.devices import Devices, covers
+
+log = logging.getLogger(__name__)
+EVERY_S = 1.0
+_SWAP = "holds active swap"  # of storage/system.py: the one use of a leased device that makes it the system's
+
+
+class Promises:
+    """One node's. Methods read a few small files of sysfs and the run directory, and never wait for a disk."""
+
+    def __init__(self, devices: Devices, run_dir: Path, *, root: Path = Path("/")) -> None:
+        self._devices, self._run_dir, self._root = devices, run_dir, root
+        self._leases: Mapping[ResourceId, Lease] = {}
+        self._told: tuple[Promise, ...] | None = None  # None: unknown what an earlier daemon has told
+
+    def offer(self, resources: frozenset[ResourceId]) -> Offer:
+        """What leases of these, granted now, may promise. They are one set, so the weakest device decides."""
+        ready = Ready(revoker_trouble(self._run_dir), self._uncuttable({r.lun for r in resources}))
+        return offer(read_tiers(self._run_dir), ready)
+
+    def guarantee(self, resources: frozenset[ResourceId]) -> Guarantee:
+        """The promise of :meth:`offer` alone, as a store wants it."""
+        return self.offer(resources).guarantee
+
+    def tell(self, leases: Iterable[Lease]) -> None:
+        """All that is held now, before anything is permitted under it. Raises OSError."""
+        self._leases = {lease.resource: lease for lease in leases}
+        promises = tuple(self._promises())
+        if promises != self._told:
+            write_promises(self._run_dir, promises)
+            self._told = promises
+
+    async def run(self) -> None:
+        """For ever: paths and maps come and go under a lease."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                self.tell(self._leases.values())
+            except OSError as error:
+                log.critical("the revoker could not be told what it has to cut: %s", error)
+
+    def _promises(self) -> Iterable[Promise]:
+        promised = [r for r, lease in self._leases.items() if lease.guarantee is Guarantee.CUT]
+        for known in sorted(self._devices.known.values(), key=lambda k: k.device.dev):
+            device = known.device
+            if not any(covers(mine, r) for mine in promised for r in device.resources):
+                continue
+            disks = dict.fromkeys(d.name for lun in sorted({r.lun for r in device.resources}) for d in self._disks(lun))
+            yield Promise(str(device.dev), device.name, tuple(map(str, device.resources)), tuple(disks))
+
+    def _disks(self, lun: str) -> list[Device]:
+        """The ways to a LUN: its devices that stand on nothing."""
+        return [device for device in self._devices.on_lun(lun) if not device.below]
+
+    def _uncuttable(self, luns: Iterable[str]) -> str:
+        """Why these LUNs cannot all be cut, in one clause, or ""."""
+        for lun in sorted(luns):
+            disks = self._disks(lun)
+            if not disks:
+                return f"no disk of {lun} is known"
+            for disk in disks:
+                if not self._is_scsi(disk.name):
+                    return f"{disk.name} is no SCSI disk, and cannot be cut"
+                if why := self._systems(disk):
+                    return f"{disk.name} {why}"
+            maps = [d.name for d in self._devices.on_lun(lun) if d.carrier and d.below]
+            if maps:
+                return f"{maps[0]} is a multipath map, which would keep what its paths refuse"
+        return ""
+
+    def _is_scsi(self, name: str) -> bool:
+        """True if its state can be set (drivers/scsi/scsi_sysfs.c, store_state_field)."""
+        device = self._root / "sys/block" / name / "device"
+        return (device / "subsystem").resolve().name == "scsi" and (device / "state").exists()
+
+    def _systems(self, disk: Device) -> str:
+        """What of the system would be cut with a disk, or "". Swap under a lease of ours is not the system's."""
+        stand = [k.device for k in self._devices.known.values() if k.device.system]
+        below = {dev for device in stand for dev in device.below}
+        for device in stand:
+            if disk.dev not in (device.dev, *device.below) or device.dev in below:
+                continue  # elsewhere, or named for the sake of what stands on it
+            if device.system != _SWAP or not self._leased(device):
+                return device.system
+        return ""
+
+    def _leased(self, device: Device) -> bool:
+        return bool(device.resources) and all(any(covers(mine, r) for mine in self._leases) for r in device.resources)
