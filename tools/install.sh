@@ -28,12 +28,12 @@ echo "install: $root$PREFIX"
 [ -x "$root$PREFIX/bin/python" ] || "$PYTHON" -m venv "$root$PREFIX"
 "$root$PREFIX/bin/python" -m pip -q install ${root:+--no-compile} --disable-pip-version-check --upgrade --force-reinstall "$wheel"
 if [ -n "$root" ]; then # the scripts name the interpreter where it will be
-    for script in enforcer enforcerd enforcer-keeper; do
+    for script in enforcer enforcerd enforcer-keeper enforcer-revoker; do
         sed -i "1s|^#!.*|#!$PREFIX/bin/python|" "$root$PREFIX/bin/$script"
     done
 fi
 mkdir -p "$root/usr/sbin"
-for name in enforcer enforcerd enforcer-keeper; do
+for name in enforcer enforcerd enforcer-keeper enforcer-revoker; do
     ln -sfn "$PREFIX/bin/$name" "$root/usr/sbin/$name"
 done
 
@@ -51,6 +51,7 @@ if [ ! -e "$root/etc/enforcer/enforcer.toml" ]; then
 fi
 unit enforcerd.service enforcerd.service
 unit enforcer-keeper.service enforcer-keeper.service
+unit enforcer-revoker.service enforcer-revoker.service
 put 644 "$here/tools/systemd/sysusers.conf" /usr/lib/sysusers.d/mount-enforcer.conf
 put 644 "$here/tools/systemd/tmpfiles.conf" /usr/lib/tmpfiles.d/mount-enforcer.conf
 [ -e "$root/etc/logrotate.d/mount-enforcer" ] ||
@@ -77,5 +78,5 @@ if [ -z "$root" ]; then
     [ -z "$(command -v systemd-tmpfiles)" ] || systemd-tmpfiles --create mount-enforcer.conf
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
     echo "install: done. Next: edit /etc/enforcer/enforcer.toml, write a policy, enforcer policy check,"
-    echo "         systemctl enable --now enforcer-keeper enforcerd"
+    echo "         systemctl enable --now enforcer-revoker enforcer-keeper enforcerd"
 fi

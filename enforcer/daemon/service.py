@@ -52,6 +52,7 @@ from enforcer.workflow.devices import Devices
 from enforcer.workflow.judge import Judge
 from enforcer.workflow.leases import Leases
 from enforcer.workflow.promises import Promises
+from enforcer.workflow.wayback import WayBack
 
 log = logging.getLogger(__name__)
 REFRESH_S = 3.0
@@ -262,6 +263,8 @@ class Service:
         self._spawn(self._leases.run())
         self._spawn(self._reconciler.run())
         self._spawn(self._promises.run())
+        back = WayBack(self._devices, self._run_dir, busy=self._leases.busy, notice=self.recorder.notice)
+        self._spawn(back.run())
         self._spawn(self._watch_kernel())
         self.recorder.notice(
             "start",

@@ -80,7 +80,9 @@ class Keeper:
             while True:
                 try:
                     if session.facts is None:
-                        write_session(self._run_dir, await session.open(), tiers=tiers)
+                        opened = await session.open()
+                        self._write_deadline(session.deadline_ns)  # nothing is promised before its end is known
+                        write_session(self._run_dir, opened, tiers=tiers)
                         log.info(
                             "session of %s is open, ttl %d s",
                             self._holder.node,

@@ -12,7 +12,6 @@ that would take it.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import logging
 import os
@@ -23,11 +22,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from enforcer import settings
+from enforcer.lost.memory import STACK_BYTES, lock_memory
 from enforcer.model.errors import EnforcerError, Exit, PermissionRefused
 
 log = logging.getLogger("enforcer-keeper")
-_MCL_CURRENT, _MCL_FUTURE = 1, 2
-STACK_BYTES = 256 << 10  # of a thread; glibc's 8 MiB would be locked, and so taken, whole
 
 
 def _stay_small(endpoints: Sequence[str]) -> None:
@@ -39,13 +37,6 @@ def _stay_small(endpoints: Sequence[str]) -> None:
     threading.stack_size(STACK_BYTES)
     if "asyncio" not in sys.modules and not any(url.lower().startswith("https:") for url in endpoints):
         cast(dict[str, Any], sys.modules).setdefault("ssl", None)
-
-
-def _lock_memory() -> None:
-    """A keeper that waits for a page from a hung disk cannot renew (mlockall(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
-        log.warning("memory could not be locked: %s", os.strerror(ctypes.get_errno()))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise EnforcerError("another enforcer-keeper is running", hint="systemctl status enforcer-keeper") from None
-        _lock_memory()
+        lock_memory(log)  # a keeper that waits for a page from a hung disk cannot renew
         asyncio.run(serve(keeper))
     except EnforcerError as error:
         sys.stderr.write(f"enforcer-keeper: {error}\n")

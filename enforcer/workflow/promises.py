@@ -65,10 +65,10 @@ class Promises:
         promised = [r for r, lease in self._leases.items() if lease.guarantee is Guarantee.CUT]
         for known in sorted(self._devices.known.values(), key=lambda k: k.device.dev):
             device = known.device
-            if not any(covers(mine, r) for mine in promised for r in device.resources):
-                continue
-            disks = dict.fromkeys(d.name for lun in sorted({r.lun for r in device.resources}) for d in self._disks(lun))
-            yield Promise(str(device.dev), device.name, tuple(map(str, device.resources)), tuple(disks))
+            mine = [r for r in device.resources if any(covers(held, r) for held in promised)]
+            if mine:
+                disks = dict.fromkeys(disk.name for lun in sorted({r.lun for r in mine}) for disk in self._disks(lun))
+                yield Promise(str(device.dev), device.name, tuple(map(str, mine)), tuple(disks))
 
     def _disks(self, lun: str) -> list[Device]:
         """The ways to a LUN: its devices that stand on nothing."""

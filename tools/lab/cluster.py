@@ -137,10 +137,10 @@ class Cluster:
             0o644,
         )
         node.put("/run/policy.d/10-san.toml", self.policy, 0o644)
-        for program, module in (("enforcerd", "enforcer.daemon.main"), ("keeper", "enforcer.keeper.main")):
+        for program, part in (("enforcerd", "daemon"), ("keeper", "keeper"), ("revoker", "revoker")):
             node.put(
                 f"/run/start-{program}",
-                f"cd {CHECKOUT}; exec {sys.executable} -m {module} >>/run/{program}.log 2>&1 </dev/null\n",
+                f"cd {CHECKOUT}; exec {sys.executable} -m enforcer.{part}.main >>/run/{program}.log 2>&1 </dev/null\n",
                 0o755,
             )
         node.run("modprobe -a ext4 xfs loop dm_mod fuse 2>/dev/null; mkdir -p /run/m", check=True)

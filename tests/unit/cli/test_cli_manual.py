@@ -24,6 +24,7 @@ from enforcer.policy.fields import show_duration
 from enforcer.policy.message import FIELDS
 from enforcer.policy.parse import KEYS
 from enforcer.policy.rules import RULE_USES, Defaults, FailMode, Implicit, MultiAttached, RuleMode, RuleVerdict
+from enforcer.revoker import main as revoker
 
 MAN = Path(__file__).parents[3] / "docs" / "man"
 PAGES = sorted(path.name for path in MAN.iterdir())
@@ -95,7 +96,10 @@ def test_a_page_names_itself_and_the_others_exist(page: str) -> None:
     assert set(re.findall(r"(enforcer[\w.-]*)\(", found["SEE ALSO"])) - {name}
 
 
-@pytest.mark.parametrize(("page", "main"), [("enforcerd.8", daemon.main), ("enforcer-keeper.8", keeper.main)])
+@pytest.mark.parametrize(
+    ("page", "main"),
+    [("enforcerd.8", daemon.main), ("enforcer-keeper.8", keeper.main), ("enforcer-revoker.8", revoker.main)],
+)
 def test_a_daemon_takes_the_options_that_its_page_names(
     page: str, main: Main, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,5 +155,5 @@ def test_kernel_switch(cmdline: str, switch: str) -> None:
 
 def test_the_unit_does_not_restart_what_was_switched_off() -> None:
     """With enforcer=off the daemon exits 0 at once: the unit's condition must say the same as the program."""
-    for unit in ("enforcerd", "enforcer-keeper"):
+    for unit in ("enforcerd", "enforcer-keeper", "enforcer-revoker"):
         assert "\nConditionKernelCommandLine=!enforcer=off\n" in (ROOT / f"tools/systemd/{unit}.service").read_text()

@@ -169,15 +169,18 @@ def test_not_root(words: list[str]) -> None:
     assert "Error 4" in done.stderr
 
 
+UNITS = ("enforcerd.service", "enforcer-keeper.service", "enforcer-revoker.service")
+
+
 def test_units(tmp_path: Path) -> None:
-    for unit in ("enforcerd.service", "enforcer-keeper.service"):
+    for unit in UNITS:
         text = (ROOT / "tools/systemd" / unit).read_text()
         # paths that are there on every machine; the interpreter is what it will be
         text = text.replace("@PREFIX@/bin/python", "/usr/bin/python3").replace("@PREFIX@", "/usr")
         (tmp_path / unit).write_text(text)
     (tmp_path / "enforcerd.service.d").mkdir()
     shutil.copy(ROOT / "tools/systemd/enforcerd-early.conf", tmp_path / "enforcerd.service.d/10-early.conf")
-    units = [str(tmp_path / unit) for unit in ("enforcerd.service", "enforcer-keeper.service")]
+    units = [str(tmp_path / unit) for unit in UNITS]
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)
     said = [line for line in done.stderr.splitlines() if "enforcer" in line]
     assert done.returncode == 0 and said == []

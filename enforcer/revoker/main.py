@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``enforcer-revoker``: keeps the promise of a cut when neither keeper nor daemon can.
+
+It is a process of its own, so that it acts when the others hang, are stopped or dead: it needs them only for the files
+that they have left. It is locked into memory, speaks to no network, and holds nothing of a filesystem open. What it
+needs for the worst case, /proc/sysrq-trigger, is opened at the start; without it no promise is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from enforcer import settings
+from enforcer.lost.memory import STACK_BYTES, lock_memory
+from enforcer.model.errors import EnforcerError, Exit, PermissionRefused
+from enforcer.revoker.cut import Revoker
+
+log = logging.getLogger("enforcer-revoker")
+SYSRQ, KMSG = "/proc/sysrq-trigger", "/dev/kmsg"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, for ``main`` and for the tests of the manual page."""
+    made = argparse.ArgumentParser(
+        prog="enforcer-revoker",
+        description="Cuts this node off its leased devices when its session is lost.",
+        epilog="example: enforcer-revoker --config /etc/enforcer/enforcer.toml",
+    )
+    made.add_argument("--config", type=Path, metavar="FILE", help="settings, if not /etc/enforcer/enforcer.toml")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="enforcer-revoker: %(message)s", stream=sys.stderr)
+    try:
+        if os.geteuid() != 0:
+            raise PermissionRefused("enforcer-revoker must be started by root", hint="systemctl start enforcer-revoker")
+        run_dir = Path(settings.load(options.config).paths.run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        lock = os.open(run_dir / "revoker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnforcerError(
+                "another enforcer-revoker is running", hint="systemctl status enforcer-revoker"
+            ) from None
+        _serve(run_dir)
+    except EnforcerError as error:
+        sys.stderr.write(f"enforcer-revoker: {error}\n")
+        if error.hint:
+            sys.stderr.write(f"  hint: {error.hint}\n")
+        return int(error.exit_code)
+    except OSError as error:
+        sys.stderr.write(f"enforcer-revoker: {error}\n")
+        return int(Exit.FAILURE)
+    return Exit.OK
+
+
+def _serve(run_dir: Path) -> None:
+    """Until SIGTERM or SIGINT. Raises OSError."""
+    trigger, kernel_log = os.open(SYSRQ, os.O_WRONLY | os.O_CLOEXEC), os.open(KMSG, os.O_WRONLY | os.O_CLOEXEC)
+    threading.stack_size(STACK_BYTES)
+
+    def say(sentence: str) -> None:
+        os.write(kernel_log, f"<2>enforcer-revoker: {sentence}\n".encode()[:900])
+        log.critical("%s", sentence)
+
+    def reset(_why: str) -> None:
+        os.write(trigger, b"b")  # Documentation/admin-guide/sysrq.rst: at once, without syncing or unmounting
+
+    revoker = Revoker(run_dir, reset, say=say)
+    lock_memory(log)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(revoker.pause_s()):
+        try:
+            revoker.turn()
+        except Exception as error:
+            log.exception("a turn failed")
+            if revoker.overdue():
+                revoker.give_up(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
