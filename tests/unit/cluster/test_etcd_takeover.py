@@ -8,23 +8,19 @@ import asyncio
 import pytest
 from lab_cluster import Cluster, EtcdServer, Node, Proxy, play
 
-from enforcer.cluster.etcd_api import Etcd, put
 from enforcer.cluster.etcd_http import EtcdClient
-from enforcer.cluster.etcd_records import Layout, write_lease
 from enforcer.model.deadlines import margin_s
 from enforcer.model.errors import LeaseLost
 from enforcer.model.lease import Denied, Granted, Guarantee, Liveness
-from enforcer.model.resource import Mode, ResourceId
+from enforcer.model.resource import ResourceId
 
 
-async def holds(c: Cluster, url: str, guarantee: Guarantee) -> Node:
+async def holds(c: Cluster, guarantee: Guarantee) -> Node:
     """node-1, which has taken ``a`` with this promise."""
     node = await c.boot("node-1")
-    await node.must_take("a")
-    raw = Etcd(EtcdClient([url]))
-    value = write_lease(node.holder, Mode.EX, "2026-01-01T00:00:00Z", guarantee, {})
-    await raw.write([], [put(Layout(c.cluster).resource(ResourceId("a"), "node-1"), value)], budget_s=2)
-    await raw.client.close()
+    node.store._guarantee = lambda wanted: guarantee if wanted == {ResourceId("a")} else Guarantee.NONE
+    granted = await node.must_take("a")
+    assert [lease.guarantee for lease in granted.leases] == [guarantee]
     return node
 
 
@@ -33,7 +29,7 @@ def test_who_promised_silence_is_taken_over_when_its_time_is_over_and_stays_out(
     etcd_cluster: Cluster, etcd: EtcdServer, guarantee: Guarantee
 ) -> None:
     async def scenario(c: Cluster) -> None:
-        one, two = await holds(c, etcd.url, guarantee), await c.boot("node-2")
+        one, two = await holds(c, guarantee), await c.boot("node-2")
         await one.crash()
         early = await two.take("a")
         assert isinstance(early, Denied) and early.blocking[0].liveness is Liveness.STRANDED
@@ -52,7 +48,7 @@ def test_who_promised_silence_is_taken_over_when_its_time_is_over_and_stays_out(
 
 def test_who_comes_back_before_the_write_is_not_taken_over(etcd_cluster: Cluster, etcd: EtcdServer) -> None:
     async def scenario(c: Cluster) -> None:
-        one = await holds(c, etcd.url, Guarantee.CUT)
+        one = await holds(c, Guarantee.CUT)
         async with Proxy(etcd.url) as proxy:
             two = await c.boot("node-2", client=EtcdClient([proxy.url], per_try_s=5))
             await one.crash()

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from enforcer.cluster.etcd_session import EtcdSession, SessionFacts
 from enforcer.lost import files
 from enforcer.lost.files import Beat, Promise, read_beat, read_deadline, read_promises, revoker_trouble
 from enforcer.lost.options import Lost, Pauses
 from enforcer.model.clock import boot_ns
+from enforcer.model.deadlines import margin_s
 from enforcer.model.guarantee import Offer, Ready, Tiers, clock_may_stop, offer
-from enforcer.model.lease import Guarantee
+from enforcer.model.lease import Guarantee, Holder
 
 BARE, VIRTUAL = "processor : 0\nflags\t\t: fpu vme\n", "processor : 0\nflags\t\t: fpu hypervisor lahf_lm\n"
 AT_WORK = Ready(revoker="")
@@ -50,6 +53,16 @@ def test_a_virtual_machine_promises_nothing_unless_the_settings_say_that_it_is_n
     assert Lost(hypervisor_pauses=Pauses.NO).tiers(VIRTUAL) == Tiers(3.0)
     assert Lost(hypervisor_pauses=Pauses.YES).tiers(BARE) == Tiers(pauses=True)
     assert Lost(watchdog="/dev/watchdog1").tiers(BARE) == BOTH
+
+
+def test_the_deadline_leaves_time_for_what_was_promised() -> None:
+    """The kernel, the revoker and the watchdog go by the same t0: stop, then the cut, then the last pet."""
+    session = EtcdSession(Mock(), "c", Holder("n", "b", "s"), ttl_s=20, tiers=BOTH)
+    assert (session.deadline_ns, session.last_pet_ns) == (0, 0), "without a session nothing may be written"
+    session.facts, session._renewed_ns = SessionFacts(1, 1, 20), 100_000_000_000
+    silent_ns = 100_000_000_000 + int((20 - margin_s(20)) * 1e9)
+    assert session.last_pet_ns == silent_ns - 10_000_000_000
+    assert session.deadline_ns == silent_ns - 13_000_000_000
 
 
 def test_the_files_are_read_as_they_were_written(tmp_path: Path) -> None:
