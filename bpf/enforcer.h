@@ -4,7 +4,7 @@
 #ifndef ENFORCER_H
 #define ENFORCER_H
 
-#define ENF_ABI 7
+#define ENF_ABI 8
 
 #define ENF_PATH_BYTES 1024 /* a longer source or target is flagged, not guessed: PATH_MAX would cost 8 KiB a task */
 #define ENF_FSTYPE_BYTES 32 /* longest name in /proc/filesystems is under 16 */
@@ -34,6 +34,7 @@ enum enf_state { /* of one dev_t in the guard table */
 enum enf_guard_flag {
 	ENF_GUARD_AUDIT = 1,    /* report what would have been refused, refuse nothing */
 	ENF_GUARD_DEADLINE = 2, /* LIVE only while the node's deadline has not passed */
+	ENF_GUARD_CLUSTER = 4,  /* LIVE for a cluster filesystem alone, which other nodes may have mounted too */
 };
 
 enum enf_fs_handling { /* value of the fstypes table */
@@ -93,6 +94,7 @@ struct enf_reply { /* value of the extended attribute that answers an ask */
 
 enum enf_reply_flag {
 	ENF_REPLY_CARRIER = 1, /* table load: its opens of lower devices need no lease and are no use */
+	ENF_REPLY_CLUSTER = 2, /* permitted as the mount of a cluster filesystem, or as its heartbeat */
 };
 
 struct enf_ask {
@@ -239,10 +241,12 @@ enum enf_frame_flag {
 	ENF_FRAME_NO_ANSWER = 4,
 	ENF_FRAME_READ_ONLY = 8,
 	ENF_FRAME_OPENS_EARLY = 16, /* a type that may open its members before it can ask */
+	ENF_FRAME_CLUSTER = 32, /* permitted as the mount of a cluster filesystem */
 };
 
 enum enf_permit_flag {
 	ENF_PERMIT_PASS = 2, /* a type that passes without an ask */
+	ENF_PERMIT_CLUSTER = 4, /* of a cluster filesystem */
 	ENF_PERMIT_NO_ANSWER = 1, /* sb_mount asked and nobody answered: the guard decides */
 };
 
@@ -266,6 +270,8 @@ struct enf_task {
 	__u64 gate_intent; /* last gate of this task, so that the guard's refusal joins its record */
 	__s32 late_refusal;
 	__u32 gate_no_answer;
+	__u32 heartbeat_dev; /* o2cb: this task was let open it for writing only to hand it to the heartbeat; or 0 */
+	__u32 pad;
 };
 
 #endif

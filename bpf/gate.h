@@ -101,7 +101,7 @@ int BPF_PROG(gate_sb_mount, const char *dev_name, const struct path *path, const
 	} else {
 		error = a->reply.verdict;
 		if (!error)
-			leave_permit(a, a->reply.intent, a->reply.dev, 0);
+			leave_permit(a, a->reply.intent, a->reply.dev, a->reply.flags & ENF_REPLY_CLUSTER ? ENF_PERMIT_CLUSTER : 0);
 	}
 	drop_ask();
 	return bounded(error); /* 0: permitted, and the guard checks the dev_t again */
@@ -123,7 +123,8 @@ static __always_inline bool take_permit(struct enf_task *t, struct enf_frame *f)
 			same = false;
 	if (same) {
 		f->intent = t->permit_intent;
-		f->flags |= ENF_FRAME_ASKED | (dead ? ENF_FRAME_NO_ANSWER : 0);
+		f->flags |= ENF_FRAME_ASKED | (dead ? ENF_FRAME_NO_ANSWER : 0) |
+			    (t->permit_flags & ENF_PERMIT_CLUSTER ? ENF_FRAME_CLUSTER : 0);
 	}
 	t->permit_ns = 0;
 	return same;
@@ -135,7 +136,7 @@ static __always_inline bool early_usable(struct enf_frame *f)
 		return false; /* more than can be followed */
 #pragma unroll
 	for (__u32 i = 0; i < ENF_EARLY; i++)
-		if (i < f->early_used && !usable(f->early[i]))
+		if (i < f->early_used && !usable(f->early[i], false))
 			return false;
 	return true;
 }
@@ -196,8 +197,10 @@ int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 		   (f->flags & ENF_FRAME_READ_ONLY ? ENF_ASK_READ_ONLY : 0) | (f->flags & ENF_FRAME_OPENED ? ENF_ASK_OPENED : 0);
 	answer = put_ask(a);
 	error = answer == ANSWERED ? a->reply.verdict : answer == INTERRUPTED ? -EINTR : 0;
-	if (answer == ANSWERED)
+	if (answer == ANSWERED) {
 		f->intent = a->reply.intent;
+		f->flags |= a->reply.flags & ENF_REPLY_CLUSTER ? ENF_FRAME_CLUSTER : 0;
+	}
 	if (answer == NO_ANSWER) {
 		f->flags |= ENF_FRAME_NO_ANSWER;
 		if (!has_dev && how == ENF_FS_ASK_DENY_DEAD)
@@ -226,7 +229,8 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 	struct enf_ask *a;
 	__u32 dev, state, audit;
 	int error, answer;
-	bool counted;
+	bool counted, cluster;
+	struct enf_task *t;
 
 	if (ret)
 		return ret; /* another module has refused already */
@@ -249,7 +253,7 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 		return 0; /* no rule speaks of it, or the system lives on it */
 	if (!counted && !audit)
 		return -EBUSY; /* no room to count it: a lease might go while it is open */
-	if (g && live(g))
+	if (g && live(g) && enf_covers(g->flags, false))
 		return 0; /* the lease is ours already */
 	a = new_ask(ENF_OP_FILE_OPEN);
 	if (!a)
@@ -269,7 +273,11 @@ int BPF_PROG(gate_file_open, struct file *file, int ret)
 		report_no_answer(a, error);
 	} else {
 		error = a->reply.verdict;
-		if (!error && !usable(dev))
+		cluster = a->reply.flags & ENF_REPLY_CLUSTER;
+		t = cluster && !error ? this_task_made() : NULL;
+		if (t)
+			t->heartbeat_dev = dev;
+		if (!error && !usable(dev, cluster))
 			error = -EBUSY; /* the permit came too late: what it stood for has been given back since */
 	}
 	drop_ask();

@@ -98,6 +98,7 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 	q.asked = f && f->flags & ENF_FRAME_ASKED;
 	q.early = f && f->flags & ENF_FRAME_OPENS_EARLY;
 	q.refused = f && f->refused;
+	q.cluster = f ? f->flags & ENF_FRAME_CLUSTER && f->dev == dev : class == OTHER && starts_heartbeat(t, dev);
 	q.unknown_allow = c->unknown_allow;
 	what = enf_decide(&q);
 	if (what == ENF_WOULD_REFUSE && !(f && q.asked && !(f->flags & ENF_FRAME_NO_ANSWER)))

@@ -101,6 +101,7 @@ struct pt_regs { unsigned long orig_ax, si, dx; };
 #define DM_CONTROL_DEV ((10 << 20) | 236) /* MISC_MAJOR, MAPPER_CTRL_MINOR: include/linux/miscdevice.h */
 #define DM_IOCTL 0xfd			  /* include/uapi/linux/dm-ioctl.h */
 #define DM_TABLE_LOAD_CMD 9
+#define NR_WRITE 1
 #define NR_IOCTL 16 /* arch/x86/entry/syscalls/syscall_64.tbl */
 #define NR_FSCONFIG 431
 #define FSCONFIG_CMD_CREATE 6 /* include/uapi/linux/mount.h */

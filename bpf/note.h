@@ -90,8 +90,9 @@ int BPF_PROG(note_got_tree, struct fs_context *fc, int ret)
 	return 0;
 }
 
-/* Keys that name a device beyond the source: fs/xfs/xfs_super.c, fs/ext4/super.c, fs/btrfs/super.c, fs/erofs/super.c. */
-static __always_inline bool names_a_device(const char *key)
+/* Keys that name a device beyond the source: fs/xfs/xfs_super.c, fs/ext4/super.c, fs/btrfs/super.c, fs/erofs/super.c.
+ * And those by which a cluster filesystem is mounted without its cluster: fs/gfs2/ops_fstype.c, fs/ocfs2/super.c. */
+static __always_inline bool matters(const char *key)
 {
 	__u64 word, second;
 
@@ -102,6 +103,9 @@ static __always_inline bool names_a_device(const char *key)
 	       (word == WORD('r', 't', 'd', 'e', 'v', 0, 0, 0) && !second) ||
 	       (word == WORD('d', 'e', 'v', 'i', 'c', 'e', 0, 0) && !second) ||
 	       (word == WORD('d', 'e', 'g', 'r', 'a', 'd', 'e', 'd') && !second) ||
+	       word == WORD('l', 'o', 'c', 'k', 'p', 'r', 'o', 't') || word == WORD('l', 'o', 'c', 'k', 't', 'a', 'b', 'l') ||
+	       word == WORD('h', 'o', 's', 't', 'd', 'a', 't', 'a') || word == WORD('n', 'o', 'c', 'l', 'u', 's', 't', 'e') ||
+	       word == WORD('h', 'e', 'a', 'r', 't', 'b', 'e', 'a') ||
 	       (word == WORD('j', 'o', 'u', 'r', 'n', 'a', 'l', '_'));
 }
 
@@ -135,7 +139,7 @@ int BPF_PROG(note_param, struct fs_context *fc, struct fs_parameter *param, int 
 	char key[16] = {};
 
 	bpf_probe_read_kernel_str(key, sizeof(key), param->key);
-	if (names_a_device(key))
+	if (matters(key))
 		keep_param((__u64)fc, param);
 	return 0; /* no opinion: the hook's own default, -ENOPARAM, follows (bpf_lsm_fs_context_parse_param) */
 }

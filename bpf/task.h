@@ -89,7 +89,7 @@ static __always_inline void drop_idle_task(struct enf_task *t)
 {
 	__u32 tid = bpf_get_current_pid_tgid();
 
-	if (!t->depth && !t->open_depth && !t->permit_ns && !t->late_refusal && !t->carrier_arg)
+	if (!t->depth && !t->open_depth && !t->permit_ns && !t->late_refusal && !t->carrier_arg && !t->heartbeat_dev)
 		bpf_map_delete_elem(&tasks, &tid);
 }
 
@@ -182,6 +182,18 @@ static __always_inline bool loads_carrier(struct enf_task *t)
 	regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	return BPF_CORE_READ(regs, orig_ax) == NR_IOCTL && (BPF_CORE_READ(regs, si) & 0xff) == DM_TABLE_LOAD_CMD &&
 	       (BPF_CORE_READ(regs, si) >> 8 & 0xff) == DM_IOCTL && BPF_CORE_READ(regs, dx) == t->carrier_arg;
+}
+
+/* True while mount.ocfs2 hands the heartbeat its device: a write(2) to configfs (o2hb_region_dev_store(),
+ * fs/ocfs2/cluster/heartbeat.c) by the very task that was let open that device for nothing else. */
+static __always_inline bool starts_heartbeat(struct enf_task *t, __u32 dev)
+{
+	struct pt_regs *regs;
+
+	if (!t || t->heartbeat_dev != dev)
+		return false;
+	regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	return BPF_CORE_READ(regs, orig_ax) == NR_WRITE;
 }
 
 /* What this task is in the middle of, by its system call.  Opens and permission checks of files all come by the

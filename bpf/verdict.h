@@ -42,7 +42,7 @@ static __always_inline bool is_self(void)
 }
 
 /* After an answer the table is asked once more: a permit that waited for its caller may be old. */
-static __always_inline bool usable(__u32 dev)
+static __always_inline bool usable(__u32 dev, bool cluster)
 {
 	struct enf_guard *g = bpf_map_lookup_elem(&guard, &dev);
 	struct enf_config *c = the_config();
@@ -51,6 +51,8 @@ static __always_inline bool usable(__u32 dev)
 		return c && c->unknown_allow;
 	if (g->state == ENF_UNGUARDED || g->flags & ENF_GUARD_AUDIT)
 		return true;
+	if (!enf_covers(g->flags, cluster))
+		return false;
 	return enf_live(g->state, g->flags, bpf_ktime_get_boot_ns(), node_deadline_ns());
 }
 

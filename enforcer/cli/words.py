@@ -154,6 +154,7 @@ def _decided(record: Record) -> str:
         Source.STORE: f"{outcome} by {store}",
         Source.VETO: f"{outcome} by what stands on the disk ({record.veto}), although {store} granted the lease",
         Source.SYSTEM: f"{outcome}: a device that the system itself stands on is never guarded",
+        Source.CLUSTER: f"{outcome} because of the stack that the cluster filesystem hangs on; {store} was not asked",
         Source.GUARD: f"{outcome} inside the kernel by its device table, without asking the daemon",
         Source.DEADLINE: f"{outcome}: no answer came in time, so on_deadline decided",
         Source.FAIL_MODE: f"{outcome} by the kernel: the daemon was dead, so on_daemon_dead decided",

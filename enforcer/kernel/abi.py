@@ -11,7 +11,7 @@ from typing import Any
 
 from enforcer.kernel.libbpf import library
 
-ABI = 7
+ABI = 8
 PATH_BYTES, FSTYPE_BYTES, COMM_BYTES, FRAMES, OPENS, SELVES, PARAMS, EARLY = 1024, 32, 16, 4, 4, 4, 8, 16
 
 _u32, _s32, _u64, _s64 = C.c_uint32, C.c_int32, C.c_uint64, C.c_int64
@@ -36,10 +36,12 @@ class State(IntEnum):
 class GuardFlag(IntFlag):
     AUDIT = 1
     DEADLINE = 2
+    CLUSTER = 4
 
 
 class ReplyFlag(IntFlag):
     CARRIER = 1
+    CLUSTER = 2
 
 
 class FsHandling(IntEnum):
@@ -193,6 +195,8 @@ class Task(C.Structure):
         ("gate_intent", _u64),
         ("late_refusal", _s32),
         ("gate_no_answer", _u32),
+        ("heartbeat_dev", _u32),
+        ("pad", _u32),
     )
 
 
@@ -248,6 +252,8 @@ class Question(C.Structure):
         ("refused", _u32),
         ("unknown_allow", _u32),
         ("early", _u32),
+        ("cluster", _u32),
+        ("pad", _u32),
     )
 
 

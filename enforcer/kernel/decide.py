@@ -33,6 +33,7 @@ class Question:
     refused: bool
     unknown_allow: bool
     early: bool = False  # of a type that may open its members before it can ask
+    cluster: bool = False  # the open of a cluster filesystem that was permitted as such
 
 
 def live(state: State, flags: GuardFlag, now_ns: int, deadline_ns: int) -> bool:
@@ -40,11 +41,18 @@ def live(state: State, flags: GuardFlag, now_ns: int, deadline_ns: int) -> bool:
     return state is State.LIVE and (GuardFlag.DEADLINE not in flags or now_ns < deadline_ns)
 
 
+def covers(flags: GuardFlag, cluster: bool) -> bool:
+    """True unless the lease is one that other nodes may have too, and this use does not work under their locks."""
+    return GuardFlag.CLUSTER not in flags or cluster
+
+
 def decide(q: Question) -> Decision:
     """Same inputs, same answer as the kernel."""
     if q.in_mount and q.refused:
         return Decision.REFUSE
-    if not q.claim or q.state is State.UNGUARDED or live(q.state, q.guard_flags, q.now_ns, q.deadline_ns):
+    if not q.claim or q.state is State.UNGUARDED:
+        return Decision.PASS
+    if live(q.state, q.guard_flags, q.now_ns, q.deadline_ns) and covers(q.guard_flags, q.cluster):
         return Decision.PASS
     if q.in_mount and q.early and not q.asked and q.state is not State.ELSEWHERE:
         return Decision.PASS_BEFORE_ASK

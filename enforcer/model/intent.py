@@ -24,6 +24,7 @@ class Source(StrEnum):
     POLICY = "policy"  # rules alone
     STORE = "store"  # the lease store
     VETO = "veto"  # a mark on the disk itself
+    CLUSTER = "cluster"  # the stack that a cluster filesystem hangs on
     SYSTEM = "system"  # a system device is never guarded
     GUARD = "guard"  # the kernel table, without an ask
     DEADLINE = "deadline"  # no answer in time: on_deadline
@@ -81,5 +82,6 @@ class Verdict:
     remedy: str = ""
     stages_ns: dict[str, int] = field(default_factory=dict)  # latency by stage: classify, policy, store, prepare
     carrier: bool = False  # a multipath map takes its paths: no lease, and no use
+    shared: bool = False  # a cluster filesystem, under a lease that other nodes may have too
     final: bool = True  # False: a later gate judges the same intent, and its verdict is the one for the record
     veto: str = ""  # which kind of mark objects, if Source.VETO

@@ -172,7 +172,7 @@ class Asks:
             intent=pending.intent.id,
             verdict=-verdict.errno if refused else 0,
             dev=dev.to_kernel() if dev else 0,
-            flags=abi.ReplyFlag.CARRIER if verdict.carrier else 0,
+            flags=(verdict.carrier and abi.ReplyFlag.CARRIER) | (verdict.shared and abi.ReplyFlag.CLUSTER),
         )
         self._by_unique.pop(unique, None)
         self._pending.pop(pending.question.key, None)

@@ -53,6 +53,7 @@ class Grip:
     hold: Hold
     token: int
     stale: bool = False  # cached blocks of it are not to be trusted yet: whoever comes must ask
+    shared: bool = False  # other nodes may have it too: it covers a cluster filesystem alone
 
 
 def covers(held: ResourceId, wanted: ResourceId) -> bool:
@@ -255,6 +256,7 @@ class Devices:
         else:
             entry.state = State.LIVE
             entry.token = max(grip.token for grip in grips)
+            entry.flags |= GuardFlag.CLUSTER if any(grip.shared for grip in grips) else 0
         return entry
 
     def _closing(self, known: Known) -> bool:

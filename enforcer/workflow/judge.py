@@ -20,11 +20,12 @@ from enforcer.model.errors import EnforcerError
 from enforcer.model.escape import from_bytes
 from enforcer.model.intent import Effect, Intent, Source, Verdict
 from enforcer.model.lease import Denied, Liveness, Standing
-from enforcer.model.resource import Device, UseKind
+from enforcer.model.resource import Device, Mode, UseKind
 from enforcer.policy import message
 from enforcer.policy.engine import MULTIPATH_TARGET, Action, Decision, Facts, decide
 from enforcer.policy.rules import FailMode, MultiAttached, Policy, RuleMode
 from enforcer.workflow import callers
+from enforcer.workflow.clustered import Clustered
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
 from enforcer.workflow.resolver import Question, Resolver
@@ -47,6 +48,7 @@ class Judge:
     ) -> None:
         self._node, self._policy, self._devices, self._leases = node, policy, devices, leases
         self._store, self._resolver = store_name, Resolver(devices, leases, tables, scratch)
+        self._clustered = Clustered(scratch)
 
     def intent_of(self, question: Question) -> Intent:
         """The ask in the model's words, not yet resolved."""
@@ -87,7 +89,7 @@ class Judge:
         if decision.action is Action.REFUSE:
             return intent, self._refusal(decision, intent, decision.source, decision.reason, stages)
         began = boot_ns()
-        verdict = await self._lease(decision, intent, deadline_ns, stages)
+        verdict = await self._lease(decision, question, intent, deadline_ns, stages)
         verdict.stages_ns["store"] = boot_ns() - began
         return intent, verdict
 
@@ -164,7 +166,9 @@ class Judge:
         whole = replace(intent.device, name=names, resources=tuple(sorted(resources)))
         return decision, replace(intent, device=whole)
 
-    async def _lease(self, decision: Decision, intent: Intent, deadline_ns: int, stages: dict[str, int]) -> Verdict:
+    async def _lease(
+        self, decision: Decision, question: Question, intent: Intent, deadline_ns: int, stages: dict[str, int]
+    ) -> Verdict:
         device = intent.device
         if device is None or device.problem or not device.resources:
             why = device.problem if device and device.problem else "what it touches could not be resolved"
@@ -175,18 +179,22 @@ class Judge:
             "comm": intent.caller.comm,
             "kind": str(intent.kind),
         }
+        want = await self._clustered.want(question, intent, self._resolver.options(question))
+        if isinstance(want, Denied):
+            refused = self._refusal(decision, intent, Source.CLUSTER, want.reason, stages, want)
+            return replace(refused, remedy=want.remedy)
         wait_until_ns = min(deadline_ns, boot_ns() + int(decision.wait_s * 1e9))
         while True:
             budget_s = max(0.1, (deadline_ns - boot_ns()) / 1e9 - 0.5)
             try:
                 outcome = await self._leases.acquire(
-                    device, intent.id, {k: v for k, v in facts.items() if v}, budget_s=budget_s
+                    device, intent.id, {k: v for k, v in facts.items() if v}, budget_s=budget_s, want=want
                 )
             except EnforcerError as error:
                 outcome = Denied(Standing.UNKNOWN, str(error), remedy=error.hint)
             if not isinstance(outcome, Denied):
                 verdict = self._verdict(decision, Effect.PERMIT, Source.STORE, "the lease is held here", stages)
-                return replace(verdict, token=outcome.token)
+                return replace(verdict, token=outcome.token, shared=want.mode is Mode.CW)
             if outcome.standing is not Standing.ELSEWHERE or boot_ns() + POLL_S * 1e9 >= wait_until_ns:
                 break
             await asyncio.sleep(POLL_S)

@@ -24,11 +24,12 @@ from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost
 from enforcer.model.lease import Denied, Granted, HeldLease, Holder, Lease, Standing
 from enforcer.model.lifecycle import Action, step
-from enforcer.model.resource import Device, DevNum, ResourceId
+from enforcer.model.resource import Device, DevNum, Mode, ResourceId
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
 from enforcer.workflow.freshness import Freshness
 from enforcer.workflow.holdings import Held, Holdings, forgetful
 from enforcer.workflow.partitions import PartitionTables
+from enforcer.workflow.sharing import EXCLUSIVE, Sharing, Want, covers, want_in_use
 from enforcer.workflow.turns import Turns
 from enforcer.workflow.uses import Uses
 from enforcer.workflow.vacancy import Vacancy
@@ -70,6 +71,7 @@ class Leases:
         self._vacancy = Vacancy(devices, self._uses, scratch)
         self._giving: dict[ResourceId, asyncio.Task[None]] = {}
         self._freshness = Freshness(devices, self._uses, self._partitions, scratch)
+        self._sharing = Sharing(self._held, devices, self._uses)
         self._vetoes = Vetoes(store, devices, self._uses, me.node, scratch)
 
     @property
@@ -86,7 +88,7 @@ class Leases:
         self._wake.set()
 
     async def acquire(
-        self, device: Device, intent: int, facts: Mapping[str, str], *, budget_s: float
+        self, device: Device, intent: int, facts: Mapping[str, str], *, budget_s: float, want: Want = EXCLUSIVE
     ) -> Granted | Denied:
         """Take all that a use of ``device`` touches, or nothing, within ``budget_s`` seconds.
 
@@ -95,31 +97,41 @@ class Leases:
         silent, who has waited its budget away is denied for the reason of the one before.
         """
         wanted, asked_ns = frozenset(device.resources), boot_ns()
-        ours = self._ours(wanted, intent)
+        for resource in self._sharing.left_over(wanted, want):
+            with contextlib.suppress(EnforcerError):
+                await self._try_release(resource)
+        ours = self._ours(wanted, intent, want.mode)
         if ours is not None:
             return ours
         async with self._turns.of(wanted):
-            ours = self._ours(wanted, intent)
-            if ours is not None:
-                return ours
+            settled = self._ours(wanted, intent, want.mode) or self._sharing.in_the_way(device, want)
+            if settled is not None:
+                return settled
             left_s = budget_s - (boot_ns() - asked_ns) / 1e9
-            outcome = await self._turns.ask(self._store, wanted, facts, asked_ns=asked_ns, left_s=left_s)
+            outcome = await self._turns.ask(
+                self._store, wanted, facts, asked_ns=asked_ns, left_s=left_s, mode=want.mode
+            )
             if isinstance(outcome, Denied):
                 self._learn(outcome)
                 return outcome
             actions: set[Action] = set()
+            late = self._sharing.in_the_way(device, want)
             for lease in outcome.leases:  # first of all: whatever happens next, what is ours is known to be ours
                 before = self._held.get(lease.resource)
-                idle = before is None or self._idle(lease.resource, before)
+                alone = not late and self._sharing.converts(lease.resource, want)  # others wrote, and who asks waits
+                idle = before is None or alone or self._idle(lease.resource, before)
                 actions.update(
                     self._held.happened(lease.resource, lifecycle.Granted(lease.token, outcome.fresh, idle), lease)
                 )
             if Action.REFUSE in actions:
                 self._publish()
                 return forgetful(outcome)
+            if late:
+                self._publish()
+                return late
             self._permit(outcome.leases, intent)
             granted = {lease.resource for lease in outcome.leases}
-            denied = await self._until_session_live(budget_s) or await self._freshen(granted, in_use=not intent)
+            denied = await self._until_session_live(budget_s) or await self._freshen(granted, want, in_use=not intent)
             if denied:
                 self.permit_over(intent)
                 return denied
@@ -127,11 +139,11 @@ class Leases:
             self._publish()
             return outcome
 
-    def _ours(self, wanted: frozenset[ResourceId], intent: int) -> Granted | None:
+    def _ours(self, wanted: frozenset[ResourceId], intent: int, mode: Mode) -> Granted | None:
         """What is live here already needs neither the store nor the LUN's turn: whoever gives it back looks for the
         permit in the same step of the loop in which the table says CLOSING."""
         held = [self._held[h] for h in (most_specific(self._held, r) for r in wanted) if h is not None]
-        if not held or len(held) < len(wanted):
+        if not held or len(held) < len(wanted) or not all(covers(h.lease.mode, mode) for h in held):
             return None
         asked = lifecycle.Asked(self._session_live())
         if any(Action.PERMIT not in step(h.life, asked)[1] for h in held):
@@ -196,7 +208,8 @@ class Leases:
 
     async def take_in_use(self, device: Device, *, budget_s: float) -> Denied | None:
         """A device that was in use before enforcement began: its lease is taken now. The refusal, if any."""
-        outcome = await self.acquire(device, 0, {"use": device.in_use or "open"}, budget_s=budget_s)
+        want = await want_in_use(device)
+        outcome = await self.acquire(device, 0, {"use": device.in_use or "open"}, budget_s=budget_s, want=want)
         if isinstance(outcome, Denied):
             return outcome
         self.permit_over(0)
@@ -337,7 +350,7 @@ class Leases:
         held.uncounted = await self._vacancy.used_uncounted(devices)
         return not held.uncounted
 
-    async def _freshen(self, granted: set[ResourceId], *, in_use: bool) -> Denied | None:
+    async def _freshen(self, granted: set[ResourceId], want: Want, *, in_use: bool) -> Denied | None:
         """The last writer of what was out of our hands may have been another node. Why it cannot be used yet."""
         self._vetoes.granted(granted, self._elsewhere)
         stale = {r for r in granted if self._held[r].stale}
@@ -347,7 +360,7 @@ class Leases:
             if trouble:
                 return Denied(Standing.UNKNOWN, trouble, remedy="end what has the device open, then try again")
         # what is in use here already has marks of our own, and a refusal would prevent nothing
-        denied = await self._vetoes.against(stale) if stale and not in_use else None
+        denied = await self._vetoes.against(stale, shared=want.mode is Mode.CW) if stale and not in_use else None
         for resource in () if denied else stale:
             self._held.happened(resource, lifecycle.Freshened())
         return denied
@@ -374,7 +387,10 @@ class Leases:
 
     def _publish(self) -> None:
         self._tell(held.lease for held in self._held.values())
-        grips = {resource: Grip(held.hold, held.lease.token, held.stale) for resource, held in self._held.items()}
+        grips = {
+            resource: Grip(held.hold, held.lease.token, held.stale, held.lease.mode is Mode.CW)
+            for resource, held in self._held.items()
+        }
         # what we were granted is newer than what we had read of others
         others = frozenset(r for r in self._elsewhere if not any(r.meets(mine) for mine in self._held))
         self._devices.set_grips(grips, others)

@@ -132,13 +132,9 @@ class Resolver:
         """What else the mount would open; read from the disk and from the options."""
         if abi.AskFlag.OPTIONS_CUT in question.flags:
             return Companions((), "its mount options are too long to be read")
-        options = question.options
-        if question.op is abi.Op.SB_ALLOC:
-            params = self._tables.params.get(question.arg)
-            if params is not None and params.used > abi.PARAMS:
-                return Companions((), "its options name more devices than can be followed")
-            slots = params.slots[: params.used] if params is not None else []
-            options = b",".join(abi.c_text(s.key) + b"=" + abi.c_text(s.value) for s in slots)
+        options = self.options(question)
+        if options is None:
+            return Companions((), "its options name more devices than can be followed")
         return companions(
             dev,
             from_bytes(question.fstype),
@@ -147,6 +143,18 @@ class Resolver:
             all_devices=lambda: sorted(self._devices.known),
             scratch=self._scratch,
         )
+
+    def options(self, question: Question) -> bytes | None:
+        """The options of a mount, as far as they matter here; None if they are too many or too long."""
+        if abi.AskFlag.OPTIONS_CUT in question.flags:
+            return None
+        if question.op is not abi.Op.SB_ALLOC:
+            return question.options
+        params = self._tables.params.get(question.arg)
+        if params is not None and params.used > abi.PARAMS:
+            return None
+        slots = params.slots[: params.used] if params is not None else []
+        return b",".join(abi.c_text(s.key) + b"=" + abi.c_text(s.value) for s in slots)
 
     def _table(self, question: Question, intent: Intent) -> Resolved:
         """A device-mapper table that is about to be loaded: the devices that it stands on.

@@ -42,13 +42,14 @@ class Turns:
         *,
         asked_ns: int,
         left_s: float,
+        mode: Mode = Mode.EX,
     ) -> Granted | Denied:
         """Whose turn it is asks the store. ``asked_ns``: when the caller came; ``left_s`` of its budget, in seconds."""
         luns = {r.lun for r in wanted}
         for when_ns, denied in (self._silences[lun] for lun in sorted(luns & self._silences.keys())):
             if left_s < LAST_TRY_S and when_ns > asked_ns:
                 return denied
-        outcome = await store.acquire(frozenset(Claim(r, Mode.EX) for r in wanted), facts, budget_s=max(0.0, left_s))
+        outcome = await store.acquire(frozenset(Claim(r, mode) for r in wanted), facts, budget_s=max(0.0, left_s))
         if isinstance(outcome, Denied) and outcome.standing is Standing.UNKNOWN:
             self._silences.update((lun, (self._now_ns(), outcome)) for lun in luns)
         return outcome

@@ -26,7 +26,7 @@ from enforcer.cluster.store import LeaseStore
 from enforcer.model.errors import EnforcerError
 from enforcer.model.lease import Denied, HeldLease, Liveness, Standing
 from enforcer.model.resource import Device, ResourceId
-from enforcer.storage.vetoes import local, marks, medium
+from enforcer.storage.vetoes import local, marks, medium, ocfs2
 from enforcer.storage.vetoes.local import Local
 from enforcer.storage.vetoes.look import look
 from enforcer.storage.vetoes.marks import Facts, Mark, Objection, Silence
@@ -76,16 +76,17 @@ class Vetoes:
         how = "it gave its lease back" if held.liveness is Liveness.LIVE else "its lease was taken over"
         self._let_go.setdefault(resource, {})[held.lease.holder.node] = Silence(time.time(), how)
 
-    async def against(self, wanted: Collection[ResourceId]) -> Denied | None:
+    async def against(self, wanted: Collection[ResourceId], *, shared: bool = False) -> Denied | None:
         """Why ``wanted``, whose leases are ours and which nobody uses here, cannot be used. Raises nothing.
 
         Takes one look; a second one, WATCH_S later, only if there is a mark that moves when its owner lives and that
-        would be no objection otherwise.
+        would be no objection otherwise. ``shared``: for a cluster filesystem, whose slot map is its stack's affair.
         """
+        theirs = frozenset({ocfs2.LAYER}) if shared else frozenset[str]()
         try:
             here = functools.cache(lambda: local.learn(self._node))
             disks = self._disks(wanted)
-            before = await self._look(disks, here)
+            before = await self._look(disks, here, theirs)
             if not any(before.values()):
                 return None
             facts = Facts((await asyncio.to_thread(here)).names, _latest(self._released(wanted)))
@@ -94,7 +95,7 @@ class Vetoes:
             self._judge(before, facts)
             if any(mark.pulse for found in before.values() for mark in found):
                 await asyncio.sleep(WATCH_S)
-                after = await self._look(disks, here)
+                after = await self._look(disks, here, theirs)
                 self._judge(after, facts)
                 for device, found in after.items():
                     for objection in marks.moved(before.get(device, ()), found):
@@ -137,7 +138,7 @@ class Vetoes:
     def _in_use(self, device: Device) -> bool:
         return self._uses.busy(device.dev) and self._uses.of(device.dev) > (1, 0)  # more than who asks
 
-    async def _look(self, disks: list[list[Device]], here: Callable[[], Local]) -> Looked:
+    async def _look(self, disks: list[list[Device]], here: Callable[[], Local], but: Collection[str] = ()) -> Looked:
         """Raises _Refused if what may stand on a disk cannot be known."""
         found: Looked = {}
         if not disks:
@@ -148,7 +149,7 @@ class Vetoes:
                 for paths in disks:
                     last = paths[0]
                     device, seen = await asyncio.to_thread(self._read, paths, here)
-                    found[device] = seen
+                    found[device] = tuple(mark for mark in seen if mark.layer not in but)
         except TimeoutError:
             raise _Refused(last, _unread(f"no answer within {LOOK_S:g} s")) from None
         return found

@@ -99,7 +99,9 @@ class Cluster:
         self.private = SharedDisk("private", 32 << 20, wwn=0x5000D1000000000A, serial=HOSTILE_SERIAL, nodes=(2,))
         self.forgotten = SharedDisk("forgotten", 32 << 20, wwn=0x5000D2000000000A, serial="FORGOTTEN")
         everything = [self.disk, self.ext4, self.xfs, self.twin, self.private, self.forgotten, *disks]
-        self.lab = Lab(kernel, nodes, everything, workdir, etcd=members if store == "etcd" else 0, say=say)
+        self.lab = Lab(
+            kernel, nodes, everything, workdir, etcd=members if store == "etcd" else 0, peer_network=nodes == 2, say=say
+        )
         self.nodes = self.lab.nodes
         shared = self.lab.workdir / EXPORT
         shared.mkdir(exist_ok=True)

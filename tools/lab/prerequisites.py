@@ -40,9 +40,12 @@ HOST = (
 )
 GUEST = (
     "btrfs-progs",
+    "corosync",
+    "dlm-controld",
     "dmsetup",
     "e2fsprogs",
     "fdisk",
+    "gfs2-utils",
     "iproute2",
     "kmod",
     "lvm2",

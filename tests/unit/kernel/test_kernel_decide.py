@@ -26,7 +26,7 @@ int size_(void) { return sizeof(struct enf_question); }
 int names_(int i) { int all[] = { ENF_PASS, ENF_REFUSE, ENF_WOULD_REFUSE, ENF_PASS_BEFORE_ASK }; return all[i]; }
 """
 NOW = 1 << 40
-BOOLEANS = ("claim", "in_mount", "asked", "refused", "unknown_allow", "early")
+BOOLEANS = ("claim", "in_mount", "asked", "refused", "unknown_allow", "early", "cluster")
 Gcc = Callable[..., Path]
 
 
@@ -44,7 +44,7 @@ def everything() -> Iterator[Question]:
     """The whole domain, with the deadline not set, just past, now, and ahead."""
     booleans = itertools.product((False, True), repeat=len(BOOLEANS))
     deadlines = (0, NOW - 1, NOW, NOW + 1)
-    flags = [GuardFlag(number) for number in range(4)]
+    flags = [GuardFlag(number) for number in range(8)]
     for state, flag, deadline, words in itertools.product(State, flags, deadlines, list(booleans)):
         yield Question(state, flag, NOW, deadline, **dict(zip(BOOLEANS, words, strict=True)))
 
@@ -56,14 +56,14 @@ def test_layout(library: Any) -> None:
 
 def test_same_answer_on_every_input(library: Any) -> None:
     questions = list(everything())
-    assert len(questions) == 6 * 4 * 4 * 64
+    assert len(questions) == 6 * 8 * 4 * 128
     assert [q for q in questions if in_c(library, q) is not decide(q)] == []
 
 
 @given(
     now=st.integers(0, 2**64 - 1),
     deadline=st.integers(0, 2**64 - 1),
-    flags=st.sampled_from([GuardFlag(number) for number in range(4)]),
+    flags=st.sampled_from([GuardFlag(number) for number in range(8)]),
     state=st.sampled_from(State),
     words=st.tuples(*[st.booleans()] * len(BOOLEANS)),
 )
@@ -80,6 +80,8 @@ def test_same_answer_at_any_time(
     [
         ("now_ns < deadline_ns", "now_ns <= deadline_ns"),
         ("!(guard_flags & ENF_GUARD_DEADLINE) || ", ""),
+        ("!(guard_flags & ENF_GUARD_CLUSTER) || cluster", "1"),
+        (" || cluster", ""),
         ("q->in_mount && q->refused", "q->refused"),
         ("q->state != ENF_ELSEWHERE", "1"),
         ("&& !q->asked &&", "&&"),
@@ -107,5 +109,6 @@ def test_no_write_without_a_live_lease() -> None:
         if not q.claim or not enforced or decide(q) in (Decision.REFUSE, Decision.WOULD_REFUSE):
             continue
         live = q.state is State.LIVE and (GuardFlag.DEADLINE not in q.guard_flags or q.now_ns < q.deadline_ns)
+        live = live and (q.cluster or GuardFlag.CLUSTER not in q.guard_flags)
         before_ask = q.in_mount and q.early and not q.asked and q.state is not State.ELSEWHERE
         assert live or before_ask or (q.state is State.UNKNOWN and q.unknown_allow)

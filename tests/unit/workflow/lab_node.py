@@ -121,10 +121,10 @@ class Store:
         if self.during:
             await self.during(call + " done")
 
-    def hold(self, resource: ResourceId, holder: Holder = OTHER) -> Lease:
+    def hold(self, resource: ResourceId, holder: Holder = OTHER, mode: Mode = Mode.EX) -> Lease:
         """A record that comes from elsewhere, or of which our process was never told."""
         self.token += 1
-        lease = Lease(resource, Mode.EX, holder, self.token, "2026-01-01T00:00:00Z")
+        lease = Lease(resource, mode, holder, self.token, "2026-01-01T00:00:00Z")
         self.records[resource, holder.node] = lease
         return lease
 
@@ -148,8 +148,8 @@ class Store:
         fresh = ruling.fresh(self.told)
         if ruling.held_token is None:
             self.token += 1
-            for resource in ruling.wanted:
-                self.records[resource, ME.node] = Lease(resource, Mode.EX, ME, self.token, "", facts=dict(facts))
+            for resource, mode in ruling.wanted.items():
+                self.records[resource, ME.node] = Lease(resource, mode, ME, self.token, "", facts=dict(facts))
         leases = tuple(self.records[resource, ME.node] for resource in ruling.wanted)
         try:
             await self._answer("acquire")
