@@ -36,6 +36,7 @@ class StoreKind(StrEnum):
     SQLITE = "sqlite"
     ETCD = "etcd"
     EXTERNAL = "external"
+    SANLOCK = "sanlock"
 
 
 class SettingsErrors(LocatedErrors):
@@ -43,7 +44,7 @@ class SettingsErrors(LocatedErrors):
 
 
 def _setting(default: T, help_text: str, *, key: str = "", kind: str = "string") -> T:
-    """A field of a section. ``kind``: string, name, word, path, paths, strings, duration, store."""
+    """A field of a section. ``kind``: string, name, word, path, paths, strings, number, duration, store."""
     return field(default=default, metadata={"help": help_text, "key": key, "kind": kind})
 
 
@@ -59,7 +60,7 @@ class Store:
     """[store]"""
 
     kind: StoreKind = _setting(  # noqa: RUF009, it is a field()
-        StoreKind.SQLITE, "Where leases are kept: sqlite (one node), etcd or external", kind="store"
+        StoreKind.SQLITE, "Where leases are kept: sqlite (one node), etcd, sanlock or external", kind="store"
     )
     path: str = _setting("", "Database of the sqlite store; leases.sqlite in state_dir if empty", kind="path")
     cluster: str = _setting("default", "Name that the nodes of one cluster have in common", kind="name")
@@ -76,6 +77,11 @@ class Store:
     password_file: str = _setting("", "File that holds its password and nothing else, of mode 0600", kind="path")
     command: tuple[str, ...] = _setting((), "Program of the external store, with its arguments", kind="strings")
     socket: str = _setting("", "Unix socket of the external store, if it is not started here", kind="path")
+    device: str = _setting("", "Shared disk of the sanlock store, the same on all nodes", kind="path")
+    host_id: int = _setting(0, "This node's number in sanlock's lock space, 1 to 32, its own on each", kind="number")
+    io_timeout_s: float = _setting(
+        10.0, "sanlock's io_timeout, in whole seconds; the same on all nodes", key="io_timeout", kind="duration"
+    )
     ttl_s: float = _setting(30.0, "How long this node's session lives without renewal", key="ttl", kind="duration")
     renew_s: float = _setting(5.0, "How often the session is renewed", key="renew", kind="duration")
 
@@ -248,6 +254,8 @@ def _check(settings: Settings, document: Document) -> None:
     _check_access(settings.store, document)
     if settings.store.kind is StoreKind.EXTERNAL:
         _check_external(settings.store, document)
+    if settings.store.kind is StoreKind.SANLOCK:
+        _check_sanlock(settings.store, document)
 
 
 def _check_access(store: Store, document: Document) -> None:
@@ -278,6 +286,18 @@ def _check_external(store: Store, document: Document) -> None:
         document.problem(("store", "kind"), what, 'Give either command = ["/path/of/program"] or socket = "/path"')
     elif store.command and (what := _path_problem(store.command[0])):
         document.problem(("store", "command", 0), f'"{store.command[0]}" {what}', "Write the program from / on")
+
+
+def _check_sanlock(store: Store, document: Document) -> None:
+    if not store.device:
+        document.problem(("store", "kind"), "the sanlock store has no device", 'Set device = "/dev/disk/by-id/..."')
+    if not 1 <= store.host_id <= 32:
+        what = f"{store.host_id} is no host_id" if store.host_id else "the sanlock store has no host_id"
+        document.problem(("store", "host_id"), what, "Set host_id to 1 to 32, another one on each node")
+    if len(store.cluster) > 48:
+        document.problem(("store", "cluster"), "sanlock's names have at most 48 characters", "Shorten it")
+    if not 1 <= store.io_timeout_s <= 60 or store.io_timeout_s % 1:
+        document.problem(("store", "io_timeout"), "sanlock counts whole seconds, 60 at most", 'Set it to "10s"')
 
 
 def _complete(settings: Settings) -> Settings:
@@ -354,6 +374,14 @@ def _read_pauses(table: Fields, setting: Setting) -> Pauses:
     return table.choice(setting.key, Pauses, Pauses.AUTO)
 
 
+def _read_number(table: Fields, setting: Setting) -> int:
+    value = table.data[setting.key]
+    if type(value) is not int:
+        table.problem(setting.key, f'"{setting.key}" is no whole number', "Write it without quotes")
+        return 0
+    return value
+
+
 def _read_store(table: Fields, setting: Setting) -> StoreKind:
     return table.choice(setting.key, StoreKind, StoreKind.SQLITE)
 
@@ -364,6 +392,7 @@ _READERS: dict[str, Callable[[Fields, Setting], object]] = {
     "path": _read_path,
     "paths": _read_paths,
     "strings": _read_strings,
+    "number": _read_number,
     "duration": _read_duration,
     "budget": _read_budget,
     "pauses": _read_pauses,

@@ -23,6 +23,8 @@ from enforcer.cluster.etcd_session import SLACK_S
 from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.external_store import ExternalStore
 from enforcer.cluster.identity import holder, node_name, read_session
+from enforcer.cluster.sanlock_socket import Space
+from enforcer.cluster.sanlock_store import SanlockStore
 from enforcer.cluster.sqlite_store import SqliteStore
 from enforcer.cluster.store import LeaseStore
 from enforcer.daemon import probe
@@ -105,6 +107,9 @@ class Service:
             )
         if store.kind is StoreKind.EXTERNAL:
             return ExternalStore(self._holder, store.cluster, self._state_dir, command=store.command, path=store.socket)
+        if store.kind is StoreKind.SANLOCK:
+            space = Space(store.cluster, store.device, store.host_id, int(store.io_timeout_s))
+            return SanlockStore(self._holder, space, self._state_dir)
         self._access = EtcdAccess(store)
         return EtcdStore(
             self._access,
@@ -167,6 +172,8 @@ class Service:
 
     async def _start(self, group: int | None) -> None:
         store_dir = [str(self._state_dir), str(self._run_dir), self._settings.paths.log_dir]
+        if device := self._settings.store.device:
+            store_dir.append(device)  # sanlock writes to it on every node
         attached = self._attached = await asyncio.to_thread(program.load, program.object_path(), self._pins)
         tables = self._tables = Tables(attached.maps)
         deadline = self._settings.store.kind is StoreKind.ETCD

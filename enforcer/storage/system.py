@@ -51,7 +51,7 @@ def system_devices(
     *,
     device_of: Callable[[bytes], DevNum] | None = None,
 ) -> SystemDevices:
-    """Find them. ``keep`` are state, log and run directories and the paths of a local store member.
+    """Find them. ``keep`` are state, log and run directories and the paths, or the device, of a local store member.
 
     ``device_of`` tells st_dev of a path (default: os.stat below the root). Paths that do not exist are passed
     over. Never raises: what cannot be told stands in ``unresolved``.
@@ -70,7 +70,10 @@ class _Search:
 
     def run(self, paths: list[str]) -> SystemDevices:
         for path in paths:
-            self._hold(os.fsencode(path), f"holds {path}", 0)
+            if found := mounts.node(self._root, os.fsencode(path)):
+                self._add(found, f"is {path}")
+            else:
+                self._hold(os.fsencode(path), f"holds {path}", 0)
         try:
             swaps = mounts.swaps(self._root)
         except Unreadable as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lab_cluster import Cluster, EtcdServer, serve
+from lab_sanlock import Disk, SanlockHosts
 from lab_tls import Secured, secured
 
 from tools.lab.etcd import EtcdServer as Members
@@ -57,7 +58,15 @@ def etcd_password(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]
     made.server.kill()
 
 
-@pytest.fixture(params=["sqlite", "etcd", "etcd-cert", "etcd-password", "external"])
+@pytest.fixture(scope="session")
+def sanlock_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SanlockHosts]:
+    """Daemons for all tests; each test has a disk of its own."""
+    hosts = SanlockHosts(tmp_path_factory.mktemp("sanlock"))
+    yield hosts
+    hosts.stop()
+
+
+@pytest.fixture(params=["sqlite", "etcd", "etcd-cert", "etcd-password", "external", "sanlock"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
     """A fresh store of each kind, and etcd reached in each way."""
     if request.param == "sqlite":
@@ -67,6 +76,8 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
         return Cluster("etcd", made.server.url, access=made.store)
     if request.param == "external":
         return Cluster("external", tmp_path)
+    if request.param == "sanlock":
+        return Cluster("sanlock", tmp_path, disk=Disk(request.getfixturevalue("sanlock_hosts"), tmp_path, ahead=8))
     return Cluster("etcd", request.getfixturevalue("etcd").url)
 
 

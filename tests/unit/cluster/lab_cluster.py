@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_sanlock import Disk
 
 from enforcer.cluster.etcd_access import EtcdAccess
 from enforcer.cluster.etcd_http import Caller, EtcdClient
 from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.external_store import ExternalStore
+from enforcer.cluster.sanlock_store import SanlockStore
 from enforcer.cluster.sqlite_store import SqliteStore
 from enforcer.cluster.store import LeaseStore
 from enforcer.model.lease import Claim, Denied, Granted, Holder
@@ -112,9 +114,11 @@ class Node:
     store: LeaseStore
     client: Caller | None = None
     session: EtcdSession | None = None
+    disk: Disk | None = None
 
     async def take(self, *names: str, mode: Mode = Mode.EX, budget_s: float = 5.0) -> Granted | Denied:
         claims = frozenset(Claim(ResourceId.parse(name), mode) for name in names)
+        budget_s *= 3 if self.disk is not None else 1  # sanlock makes those who collide wait up to 1 s
         return await self.store.acquire(claims, {"fstype": "ext4"}, budget_s=budget_s)
 
     async def must_take(self, *names: str, mode: Mode = Mode.EX) -> Granted:
@@ -135,6 +139,11 @@ class Node:
         """The session ends as if its TTL had run out, or its peer is killed; leases stay."""
         if isinstance(self.store, ExternalStore):
             await kill(self.store)
+            return
+        if isinstance(self.store, SanlockStore):
+            await self.store.close()
+            assert self.disk is not None
+            await self.disk.leave(self.disk.numbers[self.holder.node])
             return
         assert self.session is not None
         await self.session.end()
@@ -172,6 +181,7 @@ class Cluster:
     ttl_s: int = 30
     nodes: list[Node] = field(default_factory=list)
     multi_attached: frozenset[str] = frozenset()
+    disk: Disk | None = None  # of sanlock
     access: Store | None = None  # [store], for an etcd that wants more than an URL
     cluster: str = field(default_factory=lambda: f"test/{uuid.uuid4().hex}")
 
@@ -185,19 +195,24 @@ class Cluster:
             node = Node(holder, SqliteStore(holder, Path(self.where), multi_attached=self.multi_attached.__contains__))
         elif self.kind == "external":
             node = Node(holder, external(holder, Path(self.where)))
+        elif self.disk is not None:
+            node = Node(holder, await self.disk.open(holder), disk=self.disk)
         else:
             client = client or (EtcdAccess(self.access) if self.access else EtcdClient([str(self.where)]))
             live = EtcdSession(client, self.cluster, holder, ttl_s=self.ttl_s)
             await live.open()
             store = EtcdStore(client, self.cluster, holder, session=lambda: live.facts, ttl_s=self.ttl_s)
             node = Node(holder, store, client, live)
-        await node.store.open()
+        if self.disk is None:
+            await node.store.open()
         self.nodes.append(node)
         return node
 
     async def close(self) -> None:
         for node in self.nodes:
             await node.store.close()
+        if self.disk is not None:
+            await self.disk.close()
 
 
 Scenario = Callable[[Cluster], Awaitable[Any]]
