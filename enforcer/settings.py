@@ -39,12 +39,19 @@ class StoreKind(StrEnum):
     SANLOCK = "sanlock"
 
 
+class OnConflict(StrEnum):
+    """What a node does about its own use of what is leased to another; it is told in any case."""
+
+    ALERT = "alert"
+    CUT = "cut"
+
+
 class SettingsErrors(LocatedErrors):
     """The configuration cannot be used."""
 
 
 def _setting(default: T, help_text: str, *, key: str = "", kind: str = "string") -> T:
-    """A field of a section. ``kind``: string, name, word, path, paths, strings, number, duration, store."""
+    """A field of a section. ``kind``: string, name, word, path, paths, strings, number, duration, store, conflict."""
     return field(default=default, metadata={"help": help_text, "key": key, "kind": kind})
 
 
@@ -110,6 +117,9 @@ class Daemon:
     """[daemon]"""
 
     group: str = _setting("enforcer", "Group that may read status and leases from the control socket", kind="name")
+    on_conflict: OnConflict = _setting(  # noqa: RUF009, it is a field()
+        OnConflict.ALERT, "What a node does if it uses what is leased to another: alert or cut", kind="conflict"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +396,10 @@ def _read_store(table: Fields, setting: Setting) -> StoreKind:
     return table.choice(setting.key, StoreKind, StoreKind.SQLITE)
 
 
+def _read_conflict(table: Fields, setting: Setting) -> OnConflict:
+    return table.choice(setting.key, OnConflict, OnConflict.ALERT)
+
+
 _READERS: dict[str, Callable[[Fields, Setting], object]] = {
     "name": _read_name,
     "word": _read_word,
@@ -397,4 +411,5 @@ _READERS: dict[str, Callable[[Fields, Setting], object]] = {
     "budget": _read_budget,
     "pauses": _read_pauses,
     "store": _read_store,
+    "conflict": _read_conflict,
 }

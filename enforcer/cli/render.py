@@ -139,14 +139,19 @@ def who_tables(data: Mapping[str, object]) -> list[Table | Text]:
     nodes = mappings(data, "nodes")
     if nodes:
         drawn += [Text(""), _nodes(nodes)]
-    for stranded in (lease for lease in leases if text(lease, "liveness") == "stranded"):
-        holder = mapping(stranded, "holder")
-        node, boot = text(holder, "node"), text(holder, "boot_id")
-        said = f"! {text(stranded, 'resource')} is stranded: make sure that {node} is off, and only then:"
-        drawn.append(cell(said, "bold yellow"))
-        drawn.append(cell(f"  enforcer fence confirm {node} --boot-id {boot}", "bold"))
+    for lease in leases:
+        drawn += fencing(lease)
     drawn += [cell(f"! {said}", "bold red") for said in texts(data, "disagreements")]
     return drawn
+
+
+def fencing(lease: Mapping[str, object]) -> list[Table | Text]:
+    """What to type about a lease that is stranded; nothing for any other."""
+    if text(lease, "liveness") != "stranded":
+        return []
+    node, boot = text(mapping(lease, "holder"), "node"), text(mapping(lease, "holder"), "boot_id")
+    said = f"! {text(lease, 'resource')} is stranded: make sure that {node} is off, and only then:"
+    return [cell(said, "bold yellow"), cell(f"  enforcer fence confirm {node} --boot-id {boot}", "bold")]
 
 
 def _leases(leases: Sequence[Mapping[str, object]]) -> Table:

@@ -9,6 +9,7 @@ key below ``/enforcer/CLUSTER/``          TTL      value (JSON)
 ``res/LUN/PATH/NODE``                     none     boot_id, session, mode, since, guarantee, facts, token?
 ``turn/LUN``                              none     node: who was granted something on it last
 ``fenced/NODE/BOOT_ID``                   none     by, at: proven silent
+``conflict/NODE``                         none     boot_id, session, uses: what it uses of others' (etcd_board.py)
 ========================================  =======  ==========================================================
 
 Names are percent-quoted, so a slash in a key is always a separator; PATH is one quoted component, empty for
@@ -49,6 +50,7 @@ class Layout:
         self.fences = self.root + "fenced/"
         self.resources = self.root + "res/"
         self.turns = self.root + "turn/"
+        self.conflicts = self.root + "conflict/"
 
     def node(self, name: str) -> str:
         return self.nodes + _quote(name)
@@ -61,6 +63,9 @@ class Layout:
 
     def turn(self, lun: str) -> str:
         return self.turns + _quote(lun)
+
+    def conflict(self, name: str) -> str:
+        return self.conflicts + _quote(name)
 
     def subtree(self, lun: str) -> str:
         return f"{self.resources}{_quote(lun)}/"
@@ -136,7 +141,7 @@ def write_node(holder: Holder) -> bytes:
 
 
 def read_holder(layout: Layout, below: str, kv: KeyValue) -> Holder:
-    """Whose ``node/`` or ``seen/`` record it is. Raises StoreUnavailable."""
+    """Whose ``node/``, ``seen/`` or ``conflict/`` record it is. Raises StoreUnavailable."""
     (node,) = layout.parts(kv.key, below, 1)
     value = _load(kv)
     return Holder(node, _text(kv, value, "boot_id"), _text(kv, value, "session"))

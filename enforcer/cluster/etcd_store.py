@@ -275,10 +275,13 @@ class EtcdStore:
     async def fence_confirm(self, node: str, boot_id: str, by: str, *, force: bool = False) -> None:
         fence = self._layout.fence(node, boot_id)
         while True:
-            now = await self._snapshot([self._layout.resources], CALL_S)
+            now, uses = await self._snapshot_and([self._layout.resources], [self._layout.conflicts], CALL_S)
             if (node, boot_id) in now.witness.fenced and not force:
                 return
-            check_fence(now.witness, [s.lease.holder for s in now.stored], self.holder, node, boot_id, force=force)
+            known = [read_holder(self._layout, self._layout.conflicts, kv) for kv in uses]
+            check_fence(
+                now.witness, [*known, *(s.lease.holder for s in now.stored)], self.holder, node, boot_id, force=force
+            )
             record = now.nodes.get(node)
             unchanged = if_modified_at(self._layout.node(node), record.mod_revision if record else 0)
             answer = await self._etcd.write([unchanged], [put(fence, write_fence(by))], budget_s=CALL_S)

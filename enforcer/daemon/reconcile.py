@@ -15,14 +15,16 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from enforcer.cluster.board import Board, NoBoard
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.cluster.store import HearsOfUses, LeaseStore
 from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
-from enforcer.model.lease import Holder, NodeRecord
+from enforcer.model.lease import Holder, NodeRecord, Standing
 from enforcer.model.resource import DevNum, ResourceId
 from enforcer.policy.rules import Policy
 from enforcer.storage import usage
 from enforcer.workflow.asks import Asks
+from enforcer.workflow.conflicting import Conflicts, Cut
 from enforcer.workflow.devices import Devices, Known
 from enforcer.workflow.leases import Leases
 
@@ -45,6 +47,8 @@ class Reconciler:
         notice: Callable[[str, str], None],
         session: Callable[[], SessionFacts | None] | None,
         cache: Path,
+        board: Board | None = None,
+        cut: Cut | None = None,
     ) -> None:
         """``cache`` keeps what other nodes see over a restart; ``session`` is None for a store without sessions."""
         self._store, self._devices, self._leases, self._asks, self._me = store, devices, leases, asks, me
@@ -55,6 +59,7 @@ class Reconciler:
         self._suspects: set[DevNum] = set()
         self._trouble = ""
         self.warnings: list[str] = []
+        self.conflicts = Conflicts(board or NoBoard(), devices, me, notice, self.warnings, cut)
 
     def state(self) -> tuple[str, bool]:
         """What is wrong with the store, or "", and whether our leases were taken up."""
@@ -76,7 +81,7 @@ class Reconciler:
             if await asyncio.to_thread(self._devices.find_system):
                 self._devices.reclassify()
             if self._scan:
-                await self._find_uses()
+                await self.find_uses()
             await self._leases.partitions.learn()
             if self._devices.seen_unknown():
                 self._recall()
@@ -107,14 +112,16 @@ class Reconciler:
         await self._leases.refresh()
         if self._devices.set_seen_by(_others(await self._store.nodes(), self._me.node)):
             self._scan = self._to_remember = True
+        self.conflicts.begin()
         await self._cover_uses()
+        await self.conflicts.settle({lease.resource for lease, _ in self._leases.held()})
         if self._to_remember:
             self._remember()
             self._to_remember = False
         if isinstance(self._store, HearsOfUses):
             await self._store.in_use(self._used())
 
-    async def _find_uses(self) -> None:
+    async def find_uses(self) -> None:
         """Uses that the kernel's counts do not know, because they began before it counted."""
         self._scan = False
         found = await asyncio.to_thread(usage.scan)
@@ -139,7 +146,9 @@ class Reconciler:
                 if known.device.in_use and uses <= 0:
                     self._leases.mark_uncounted(known.device)
             elif known.device.in_use or (counted and dev in self._suspects):
-                await self._take(known)
+                if not await self._take(known):
+                    suspects.add(dev)
+                    self._scan = True  # what the kernel did not count ends unseen
             elif counted:
                 suspects.add(dev)  # perhaps only on its way: looked at again in the next round
         self._suspects = suspects
@@ -148,18 +157,24 @@ class Reconciler:
         devices = {lease.resource: self._devices.counted_for(lease.resource) for lease, _ in self._leases.held()}
         return frozenset(r for r, below in devices.items() if any(self._leases.busy(dev) for dev in below))
 
-    async def _take(self, known: Known) -> None:
+    async def _take(self, known: Known) -> bool:
+        """True if it is leased now."""
         device = known.device
         denied = await self._leases.take_in_use(device, budget_s=3.0)
         if denied is None:
             self._notice("adopt", f"{device.name}, in use here, is leased now")
-            return
+            return True
+        if denied.standing is Standing.ELSEWHERE:
+            self.conflicts.found(device, denied)
+            return False
+        self.conflicts.still(device)
         sentence = f"{device.name} is {device.in_use or 'in use'} here, and {denied.reason}"
         if sentence not in self.warnings:
             log.critical("IN USE WITHOUT A LEASE: %s", sentence)
             self.warnings.append(sentence)
             del self.warnings[:-20]
             self._notice("conflict", sentence)
+        return False
 
     def _remember(self) -> None:
         draft = self._cache.with_suffix(".new")

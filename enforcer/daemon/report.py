@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from enforcer.cluster.board import DoubleUse
 from enforcer.cluster.identity import read_tiers
 from enforcer.kernel.abi import State
 from enforcer.kernel.tables import Tables
@@ -15,7 +16,7 @@ from enforcer.lost.files import read_beat, revoker_trouble
 from enforcer.model.escape import for_terminal
 from enforcer.model.guarantee import Ready, offer
 from enforcer.model.lease import HeldLease, Lease, Liveness, NodeRecord
-from enforcer.workflow.devices import Devices, Hold, Known
+from enforcer.workflow.devices import Hold, Known
 from enforcer.workflow.leases import Leases
 
 
@@ -70,6 +71,15 @@ def lost(run_dir: Path, worst_s: float | None) -> dict[str, object]:
     }
 
 
+def conflicts(known: Iterable[DoubleUse]) -> list[str]:
+    """What nodes use although it is leased to others, as they say themselves."""
+    return [
+        f"{use.resource}: IN USE ON TWO NODES: {for_terminal(use.says)} on {use.node}, "
+        f"and leased to {' and '.join(use.holders)}"
+        for use in known
+    ]
+
+
 def node(record: NodeRecord) -> dict[str, object]:
     """One node as the store knows it."""
     return {
@@ -85,11 +95,9 @@ def disagreements(
     stored: Iterable[HeldLease],
     nodes: Iterable[NodeRecord],
     held: Iterable[tuple[Lease, Hold]],
-    devices: Devices,
-    leases: Leases,
     me: str,
 ) -> list[str]:
-    """Where the layers tell different stories, one sentence each."""
+    """Where store, daemon and nodes tell different stories; ``layers.compare`` knows about each device."""
     said: list[str] = []
     tokens = {h.lease.resource: h.lease.token for h in stored if h.lease.holder.node == me}
     mine = {kept.resource: kept.token for kept, _ in held}
@@ -109,15 +117,6 @@ def disagreements(
                 f"{h.lease.resource}: stranded, {h.lease.holder.node} is gone but not proven silent: "
                 f"enforcer fence confirm {h.lease.holder.node} --boot-id {boot}"
             )
-    for known in devices.known.values():
-        uses, _ = leases.uses_of(known.device.dev)
-        if (
-            known.guarding.guarded
-            and not known.guarding.audit
-            and uses
-            and not all(any(r.lun == m.lun for m in mine) for r in known.device.resources)
-        ):
-            said.append(f"{known.device.name}: in use here without a lease")
     digests = {n.policy_digest for n in nodes if n.live and n.policy_digest}
     if len(digests) > 1:
         said.append("the nodes do not have the same policy")

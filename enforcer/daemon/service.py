@@ -18,7 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from enforcer.audit.record import Origin
+from enforcer.cluster.board import Board, NoBoard
 from enforcer.cluster.etcd_access import EtcdAccess
+from enforcer.cluster.etcd_board import EtcdBoard
 from enforcer.cluster.etcd_session import SLACK_S
 from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.external_store import ExternalStore
@@ -27,7 +29,7 @@ from enforcer.cluster.sanlock_socket import Space
 from enforcer.cluster.sanlock_store import SanlockStore
 from enforcer.cluster.sqlite_store import SqliteStore
 from enforcer.cluster.store import LeaseStore
-from enforcer.daemon import probe
+from enforcer.daemon import layered, probe
 from enforcer.daemon.control import Control
 from enforcer.daemon.notify import notify
 from enforcer.daemon.reactions import Reactions
@@ -40,19 +42,23 @@ from enforcer.kernel.events import EventStream
 from enforcer.kernel.program import Attached
 from enforcer.kernel.tables import Tables
 from enforcer.kernel.upcall import UpcallServer
-from enforcer.model.errors import EnforcerError
+from enforcer.model.errors import BadConfiguration, EnforcerError
 from enforcer.model.intent import Intent, Verdict
 from enforcer.model.resource import UseKind
 from enforcer.policy import parse
 from enforcer.policy.engine import kernel_fstypes
 from enforcer.policy.rules import Implicit, MultiAttached, Policy, RuleMode
-from enforcer.settings import Settings, StoreKind
+from enforcer.settings import OnConflict, Settings, StoreKind
 from enforcer.settings import load as load_settings
 from enforcer.storage.uevents import UeventSocket
 from enforcer.workflow.asks import Asks
+from enforcer.workflow.conflicting import Cut
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.judge import Judge
+from enforcer.workflow.layers import HOST
 from enforcer.workflow.leases import Leases
+from enforcer.workflow.looking import Looking
+from enforcer.workflow.parting import give_back
 from enforcer.workflow.promises import Promises
 from enforcer.workflow.wayback import WayBack
 
@@ -96,6 +102,7 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._failed = ""
         self._attached: Attached | None = None
+        self._cut: Cut | None = None  # what on_conflict = "cut" does
 
     def _make_store(self) -> LeaseStore:
         store = self._settings.store
@@ -119,6 +126,13 @@ class Service:
             ttl_s=store.ttl_s,
             guarantee=lambda resources: self._promises.guarantee(resources),
         )
+
+    def _board(self) -> Board:
+        if self._settings.daemon.on_conflict is OnConflict.CUT and self._cut is None:
+            raise BadConfiguration('on_conflict = "cut": nothing here can cut yet', hint='set on_conflict = "alert"')
+        if self._access is None:
+            return NoBoard()
+        return EtcdBoard(self._access, self._settings.store.cluster, self._holder)
 
     def _is_multi_attached(self, lun: str) -> bool:
         """For the one-node store: does the hardware or a rule say that other nodes see this LUN?"""
@@ -190,6 +204,8 @@ class Service:
             scratch=self._run_dir,
             tell=self._promises.tell,
         )
+        if (host := os.uname().nodename) != self._holder.node:
+            self._leases.facts_of_node = {HOST: host}
         if not attached.adopted:
             tables.configure(enforce=0)
         self._set_fstypes()
@@ -197,7 +213,13 @@ class Service:
         tables.introduce(0, os.getpid())
         await self._store.open()
         judge = Judge(
-            self._holder.node, lambda: self.policy, self._devices, self._leases, self._store.name, tables, self._run_dir
+            self._holder.node,
+            lambda: self.policy,
+            self._devices,
+            self._leases,
+            self._store.name,
+            tables,
+            self._run_dir,
         )
         self._reactions = Reactions(
             self._devices,
@@ -235,12 +257,15 @@ class Service:
             notice=self.recorder.notice,
             session=(lambda: read_session(self._run_dir)[0]) if deadline else None,
             cache=self._state_dir / "seen.json",
+            board=self._board(),
+            cut=self._cut if self._settings.daemon.on_conflict is OnConflict.CUT else None,
         )
         await self._reconciler.once()
         tables.configure(enforce=1, strict=0, unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
         await probe.drive()
+        self._looking = Looking(self._holder.node, self._run_dir)
         verbs = Verbs(
-            Parts(
+            parts := Parts(
                 attached=attached,
                 tables=tables,
                 devices=self._devices,
@@ -257,13 +282,15 @@ class Service:
                 deadline_ns=self._deadline_ns,
                 lost=self._lost,
                 store_state=self._reconciler.state,
+                looking=self._looking,
+                conflicts=self._reconciler.conflicts,
             )
         )
         self._control = Control(
             self._run_dir / "control.sock",
             group=group,
             audit=self.recorder.log,
-            reading={"status": verbs.status, "who": verbs.who},
+            reading={"status": verbs.status, "who": verbs.who, "layers": layered.verb(parts)},
             acting={"fence-confirm": verbs.fence_confirm, "policy-reload": self._reload},
         )
         await self._control.start()
@@ -285,10 +312,12 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "_control"):
             await self._control.close()
+        if hasattr(self, "_looking"):
+            self._looking.close()
         if hasattr(self, "_asks"):
             await self._asks.close()
         if hasattr(self, "_leases"):
-            await self._leases.release_unused()
+            await give_back(self._leases, self._devices, self._find_uses)
         if hasattr(self, "_events"):
             self._events.close()
         if hasattr(self, "_upcall"):
@@ -304,6 +333,10 @@ class Service:
         self.recorder.notice("stop", "enforcerd stopped", {"gate stays": self._pins is not None})
         self.recorder.close()
         await self._store.close()
+
+    async def _find_uses(self) -> None:
+        if hasattr(self, "_reconciler"):
+            await self._reconciler.find_uses()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

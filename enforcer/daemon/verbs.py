@@ -9,7 +9,7 @@ from pathlib import Path
 
 from enforcer.cluster.identity import read_session
 from enforcer.cluster.store import LeaseStore
-from enforcer.daemon import report
+from enforcer.daemon import layered, report
 from enforcer.daemon.reactions import Reactions
 from enforcer.daemon.recorder import Recorder
 from enforcer.kernel import abi
@@ -20,8 +20,11 @@ from enforcer.model.errors import EnforcerError, UsageError
 from enforcer.model.lease import Holder
 from enforcer.policy.rules import Policy
 from enforcer.workflow.asks import Asks
+from enforcer.workflow.conflicting import Conflicts
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.layers import compare
 from enforcer.workflow.leases import Leases
+from enforcer.workflow.looking import Looking
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,13 @@ class Parts:
     deadline_ns: Callable[[], int | None]
     lost: Callable[[], dict[str, object]]
     store_state: Callable[[], tuple[str, bool]]
+    looking: Looking
+    conflicts: Conflicts
+
+    def deadline_left_s(self) -> float | None:
+        """Until the kernel's deadline; None for a store without sessions."""
+        deadline = self.deadline_ns()
+        return None if deadline is None else (deadline - boot_ns()) / 1e9
 
 
 class Verbs:
@@ -103,24 +113,25 @@ class Verbs:
 
     async def who(self, _request: Mapping[str, object]) -> dict[str, object]:
         """Every lease, node and device, side by side."""
+        trouble = ""
         try:
             stored, nodes = await self._parts.store.leases(), await self._parts.store.nodes()
-            said = report.disagreements(
-                stored,
-                nodes,
-                self._parts.leases.held(),
-                self._parts.devices,
-                self._parts.leases,
-                self._parts.holder.node,
-            )
+            said = report.disagreements(stored, nodes, self._parts.leases.held(), self._parts.holder.node)
+            said += report.conflicts(self._parts.conflicts.known)
+            for known in self._parts.devices.known.values():
+                said += compare(layered.at_hand(self._parts, known, stored))
         except EnforcerError as error:
-            stored, nodes, said = (), (), [f"the store did not answer: {error}"]
+            stored, nodes, trouble = (), (), str(error)
+            said = [f"the store did not answer: {error}"]
         devices = sorted(self._parts.devices.known.values(), key=lambda k: k.device.dev)
         return {
             "leases": [report.lease(h) for h in stored],
             "nodes": [report.node(n) for n in nodes],
             "devices": [report.device(k, self._parts.tables, self._parts.leases) for k in devices],
             "disagreements": said,
+            "node": self._parts.holder.node,
+            "boot_id": self._parts.holder.boot_id,
+            "trouble": trouble,
         }
 
     async def fence_confirm(self, request: Mapping[str, object]) -> dict[str, object]:

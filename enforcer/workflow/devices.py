@@ -91,6 +91,7 @@ class Devices:
         self._seen_by: Mapping[str, frozenset[str]] | None = None if deadline else {}
         self._grips: dict[ResourceId, Grip] = {}
         self._elsewhere: frozenset[ResourceId] = frozenset()
+        self._double: dict[ResourceId, str] = {}  # in use on two nodes -> the sentence that says so
         self._adopted: dict[DevNum, str] = {}
         self._gone: set[DevNum] = set()  # not in sysfs any more, but still open
         self.known: dict[DevNum, Known] = {}
@@ -184,6 +185,18 @@ class Devices:
             if any(r.lun in changed for r in known.device.resources):
                 self._write(known)
 
+    def set_double(self, double: Mapping[ResourceId, str]) -> None:
+        """What is in use on two nodes, and a sentence each: nothing new may begin on it, here neither."""
+        changed = {r.lun for r in set(double) ^ set(self._double)}
+        self._double = dict(double)
+        for known in self.known.values():
+            if any(r.lun in changed for r in known.device.resources):
+                self._write(known)
+
+    def double(self, device: Device) -> str:
+        """Why nothing new may begin on a device that two nodes use, or ""."""
+        return next((s for r, s in self._double.items() if any(r.meets(own) for own in device.resources)), "")
+
     def note_use(self, dev: DevNum, sentence: str) -> None:
         """Remember a use that began before enforcement did ("mounted at /srv"), or that it ended ("")."""
         if sentence:
@@ -253,6 +266,8 @@ class Devices:
             entry.state = State.FREE
         elif any(grip.hold is Hold.CLOSING for grip in grips):
             entry.state = State.CLOSING
+        elif self.double(known.device):
+            entry.state = State.FREE  # so that whoever comes asks, and hears of it
         else:
             entry.state = State.LIVE
             entry.token = max(grip.token for grip in grips)

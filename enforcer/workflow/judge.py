@@ -173,6 +173,9 @@ class Judge:
         if device is None or device.problem or not device.resources:
             why = device.problem if device and device.problem else "what it touches could not be resolved"
             return self._refusal(decision, intent, Source.POLICY, why, stages)
+        if double := self._devices.double(device):
+            refused = self._refusal(decision, intent, Source.STORE, double, stages)
+            return replace(refused, remedy="end one of the two uses and check the filesystem; enforcer who")
         facts = {
             "fstype": intent.fstype,
             "target": intent.target,

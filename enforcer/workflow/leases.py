@@ -62,6 +62,7 @@ class Leases:
         """
         self._store, self._devices, self._tables, self._me = store, devices, tables, me
         self._deadline_ns, self._scratch, self._tell = deadline_ns, scratch, tell
+        self.facts_of_node: Mapping[str, str] = {}  # for people, in every lease
         self._held = Holdings()
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._turns = Turns(lambda: boot_ns())
@@ -108,6 +109,7 @@ class Leases:
             if settled is not None:
                 return settled
             left_s = budget_s - (boot_ns() - asked_ns) / 1e9
+            facts = {**self.facts_of_node, **facts}
             outcome = await self._turns.ask(
                 self._store, wanted, facts, asked_ns=asked_ns, left_s=left_s, mode=want.mode
             )

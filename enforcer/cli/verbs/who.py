@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``enforcer who [DEVICE|NAME]``: who holds what, as the store tells it and as this node's kernel sees it."""
+"""``enforcer who [DEVICE|NAME]``: who holds what, as the store tells it and as this node's kernel sees it.
+
+With a name, every layer of the devices that it means is shown side by side, the disks themselves included. That takes a
+few seconds where a mark on a disk has to be watched, so without a name the disks are not read.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from enforcer.model.errors import EnforcerError, Exit
 from enforcer.model.escape import for_terminal
 from enforcer.model.resource import ResourceId
 
-SUMMARY = "show who holds which lease, and the devices of this node"
+SUMMARY = "show who holds which lease; of a device, what every layer says of it"
+WATCH_S = 25.0  # enforcerd looks at disks for up to a dozen seconds
 EXAMPLE = "enforcer who /dev/sdb1"
 
 
@@ -31,12 +36,18 @@ def run(options: Namespace, output: Output) -> int:
                 f"nothing is known of {for_terminal(options.name)}",
                 hint="enforcer who, without a name, shows everything",
             )
+    if options.name and data["devices"]:
+        devices = [text(device, "dev") for device in mappings(data, "devices")]
+        told = Client(options.socket, timeout=WATCH_S).ask("layers", {"devices": devices})
+        more = [line for each in mappings(told, "layers") for line in texts(each, "disagreements")]
+        said = dict.fromkeys((*texts(data, "disagreements"), *more))
+        data = {**data, "layers": list(mappings(told, "layers")), "disagreements": list(said)}
     if options.json:
         output.json({"schema": 1, **data})
         return Exit.OK
-    from enforcer.cli import render
+    from enforcer.cli import render, sides
 
-    output.draw(*render.who_tables(data))
+    output.draw(*(sides.drawn(data) if data.get("layers") else render.who_tables(data)))
     return Exit.OK
 
 
@@ -56,7 +67,12 @@ def select(data: Mapping[str, object], name: str) -> dict[str, object]:
     nodes = [
         node for node in mappings(data, "nodes") if text(node, "node") == name or luns.intersection(texts(node, "luns"))
     ]
-    said = [line for line in texts(data, "disagreements") if any(lun in line for lun in luns if lun)]
+    names = tuple(f"{text(device, 'name')}: " for device in devices)
+    said = [
+        line
+        for line in texts(data, "disagreements")
+        if line.startswith(names) or any(lun in line for lun in luns if lun)
+    ]
     return {"leases": leases, "devices": devices, "nodes": nodes, "disagreements": said}
 
 

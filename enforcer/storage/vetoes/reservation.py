@@ -72,17 +72,21 @@ def marks(reserve_in: ReserveIn, initiators: Callable[[], Set[str]]) -> tuple[Ma
     if any(each.holds for each in ours) or (ours and found.type in _REGISTRANTS):
         return ()
     holders = ", ".join(dict.fromkeys(each.initiator for each in registered if each.holds))
-    kind = _HOLDER_ONLY.get(found.type) or _REGISTRANTS.get(found.type) or f"type {found.type:x}h"
     return (
         Mark(
             LAYER,
             "",
             holders or f"key {found.key:#x}",
-            f"its SCSI reservation ({kind}): held by {holders or f'key {found.key:#x}'}",
+            f"its SCSI reservation ({kind(found)}): held by {holders or f'key {found.key:#x}'}",
             excusable=False,
             remedy="sg_persist --in --read-full-status shows it; the holder releases it, or sg_persist --out --preempt",
         ),
     )
+
+
+def kind(found: Reservation) -> str:
+    """The type of a reservation in the words of SPC-4."""
+    return _HOLDER_ONLY.get(found.type) or _REGISTRANTS.get(found.type) or f"type {found.type:x}h"
 
 
 def reservation(data: bytes) -> Reservation | None:

@@ -47,6 +47,15 @@ def test_a_mark_on_the_disk_is_named_as_the_source(court: Court) -> None:
     assert court.judge(question())[1].effect is Effect.WOULD_REFUSE
 
 
+def test_what_two_nodes_use_is_refused_although_the_lease_is_here(court: Court) -> None:
+    assert court.judge(question())[1].effect is Effect.PERMIT
+    court.node.devices.set_double({B: "in use on two nodes: sdz is mounted on node-2"})
+    _, verdict = court.judge(question())
+    assert refuses(verdict) and verdict.reason.startswith("in use on two nodes") and "enforcer who" in verdict.remedy
+    court.rules(replace(SAN, mode=RuleMode.AUDIT))
+    assert court.judge(question())[1].effect is Effect.WOULD_REFUSE
+
+
 def test_what_no_rule_speaks_of_passes_without_the_store(court: Court) -> None:
     _, verdict = court.judge(question(dev=LOCAL))
     assert verdict.effect is Effect.PERMIT and court.node.store.calls == []
