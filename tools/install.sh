@@ -52,6 +52,7 @@ fi
 unit enforcerd.service enforcerd.service
 unit enforcer-keeper.service enforcer-keeper.service
 unit enforcer-revoker.service enforcer-revoker.service
+unit enforcer-drain.service enforcer-drain.service
 put 644 "$here/tools/systemd/sysusers.conf" /usr/lib/sysusers.d/mount-enforcer.conf
 put 644 "$here/tools/systemd/tmpfiles.conf" /usr/lib/tmpfiles.d/mount-enforcer.conf
 [ -e "$root/etc/logrotate.d/mount-enforcer" ] ||
@@ -78,5 +79,5 @@ if [ -z "$root" ]; then
     [ -z "$(command -v systemd-tmpfiles)" ] || systemd-tmpfiles --create mount-enforcer.conf
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
     echo "install: done. Next: edit /etc/enforcer/enforcer.toml, write a policy, enforcer policy check,"
-    echo "         systemctl enable --now enforcer-revoker enforcer-keeper enforcerd"
+    echo "         systemctl enable --now enforcer-revoker enforcer-keeper enforcerd enforcer-drain"
 fi

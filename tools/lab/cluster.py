@@ -111,11 +111,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self.lab.__enter__()
         try:
-            attempt = ways.build(self.lab.workdir)
+            self._attempt = ways.build(self.lab.workdir)
             for node in self.nodes:
-                self.configure(node)
-                ways.bring(node, attempt)
-                self.start(node)
+                self.furnish(node)
             for number, node in enumerate(self.nodes, 1):
                 self.ready(node)
                 self.lab.say(f"node {number}: the daemons are ready")
@@ -128,6 +126,12 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.lab.__exit__(kind, error, trace)
+
+    def furnish(self, node: Node) -> None:
+        """Give a node that has booted all it needs, and start keeper and daemon; returns at once."""
+        self.configure(node)
+        ways.bring(node, self._attempt)
+        self.start(node)
 
     def configure(self, node: Node) -> None:
         """Write settings, policy and start scripts of one node."""

@@ -169,7 +169,19 @@ def test_not_root(words: list[str]) -> None:
     assert "Error 4" in done.stderr
 
 
-UNITS = ("enforcerd.service", "enforcer-keeper.service", "enforcer-revoker.service")
+UNITS = ("enforcerd.service", "enforcer-keeper.service", "enforcer-revoker.service", "enforcer-drain.service")
+
+
+def test_what_unmounts_at_shutdown_is_stopped_before_what_it_needs() -> None:
+    """Stopped in the reverse of the order in which they are started: systemd.unit(5), After=."""
+    text = (ROOT / "tools/systemd/enforcer-drain.service").read_text()
+    after = {name for line in text.splitlines() if line.startswith("After=") for name in line[6:].split()}
+    assert {"enforcerd.service", "enforcer-keeper.service", "network.target"} <= after
+    assert (
+        "DefaultDependencies" not in text and "\nRemainAfterExit=yes\n" in text and "\nRefuseManualStop=yes\n" in text
+    )
+    wait_s = int(text.partition(" drain --wait ")[2].split()[0])
+    assert wait_s < int(text.partition("TimeoutStopSec=")[2].split()[0])
 
 
 def test_units(tmp_path: Path) -> None:
