@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,16 +12,12 @@ from typing import Any
 import pytest
 
 from tools.lab import ways
-from tools.lab.cluster import CHECKOUT, Cluster
+from tools.lab.cluster import Cluster
+from tools.lab.ends import GATE_DOWN
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
 pytestmark = pytest.mark.full
-STOP = (
-    "kill $(cat /run/enforcer/enforcerd.lock);"
-    "while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done;"
-    f"cd {CHECKOUT}; {sys.executable} -m enforcer.daemon.main --detach"
-)
 LOUD = "IN USE ON TWO NODES"
 
 
@@ -59,7 +54,7 @@ def blind(story: Story, cluster: Cluster) -> Iterator[Node]:
     dev = one.device(cluster.ext4)
     story.works(one, f"mkfs.ext4 -qF -O mmp {dev}")
     cluster.wait_free(one, dev)
-    story.works(two, f"{STOP}; mkdir -p /run/mmp /run/twice && mount {two.device(cluster.ext4)} /run/mmp")
+    story.works(two, f"{GATE_DOWN}; mkdir -p /run/mmp /run/twice && mount {two.device(cluster.ext4)} /run/mmp")
     yield two
     two.run("umount /run/twice; umount /run/mmp")
     if not cluster.ask(two, "status"):
