@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, tzinfo
 from typing import Final
 
@@ -11,6 +12,7 @@ from enforcer.model.escape import for_terminal
 from enforcer.model.intent import Effect
 from enforcer.model.lease import Liveness
 
+_UTC: Final = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 LIMIT: Final = 480  # of the sentence without its event id, so that neither is ever lost to the other
 
 _DONE = {
@@ -44,7 +46,7 @@ def clause(record: Record, zone: tzinfo | None = None) -> str:
     """Why, in a few words: the holder if there is one, else the reason as daemon or rule gave it."""
     name = record.device_name
     if record.holder is None or (name and name in record.reason):
-        return record.reason or "no reason was recorded"
+        return in_zone(record.reason, zone) or "no reason was recorded"
     holder = record.holder
     if holder.liveness == Liveness.STRANDED:
         return f"is held by {holder.node}, which is silent but not proven dead"
@@ -61,6 +63,16 @@ def since(holder: HolderView, record: Record, zone: tzinfo | None = None) -> str
     now = local(record.when, zone)
     same_day = now is not None and began.date() == now.date()
     return f" since {began:%H:%M}" if same_day else f" since {began:%Y-%m-%d %H:%M}"
+
+
+def in_zone(text: str, zone: tzinfo | None = None) -> str:
+    """Times that a rule's message or the store wrote in UTC, as the reader's own: one text, one time zone."""
+
+    def told(found: re.Match[str]) -> str:
+        at = local(parse_time(found[0]), zone)
+        return f"{at:%Y-%m-%d %H:%M:%S}" if at else found[0]
+
+    return _UTC.sub(told, text)
 
 
 def local(at: datetime | None, zone: tzinfo | None = None) -> datetime | None:

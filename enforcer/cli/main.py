@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
+from enforcer import __version__
 from enforcer.cli.client import SOCKET
 from enforcer.cli.output import Output
 from enforcer.cli.verbs import Verb
 from enforcer.model.errors import EnforcerError, Exit
 from enforcer.model.escape import for_terminal
 
-VERBS = ("audit", "explain", "who", "status", "drain", "fence", "policy", "doctor", "witness", "version")
+VERBS = ("audit", "explain", "who", "status", "drain", "fence", "policy", "config", "doctor", "witness", "version")
 _INTERRUPTED = 128 + 2
 _PIPE_CLOSED = 128 + 13
 
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: mount /dev/sdb1 /srv; enforcer explain last",
         parents=[common],
     )
+    top.add_argument("--version", action="version", version=f"enforcer {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         module = cast(Verb, importlib.import_module(f"enforcer.cli.verbs.{name}"))

@@ -59,11 +59,18 @@ def _console(stream: TextIO, width: int | None) -> Console:
             "the Python package rich is missing, without it there are no tables",
             hint="install python3-rich, or use --json",
         ) from error
+
+    class Quiet(Console):
+        """Later versions of rich end the program themselves, with status 1 (Console.on_broken_pipe)."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     tty = stream.isatty()
     if width is None and not tty:
         columns = os.environ.get("COLUMNS", "")
         width = int(columns) if columns.isdigit() and int(columns) > 0 else _PIPE_WIDTH
-    return Console(
+    return Quiet(
         file=stream,
         width=width,
         force_terminal=tty,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from enforcer.audit.sentence import local, since
+from enforcer.audit.sentence import in_zone, local, since
 from enforcer.audit.view import DeviceView, HolderView, Record, parse_time
 from enforcer.model.intent import Effect, Source
 from enforcer.model.lease import Guarantee, Liveness
@@ -60,7 +60,7 @@ def why(record: Record, zone: tzinfo | None = None) -> str:
     """The table's column: the holder where there is one, else the reason."""
     holder = record.holder
     if holder is None:
-        return record.reason or record.why or record.source
+        return in_zone(record.reason, zone) or record.why or record.source
     if holder.liveness == Liveness.LIVE or not holder.liveness:
         return f"in use on {holder.node}{since(holder, record, zone)}"
     return f"held by {holder.node}{since(holder, record, zone)}, {holder.liveness}"
@@ -89,7 +89,7 @@ def explain(record: Record, *, rule_place: str = "", zone: tzinfo | None = None)
         ("wanted", _wanted(record)),
         ("when", _at(record, zone)),
         ("decided", _decided(record)),
-        ("because", record.reason),
+        ("because", in_zone(record.reason, zone)),
         ("rule", _rule(record, rule_place)),
         ("device", _device(record.device)),
         ("took", _took(record)),

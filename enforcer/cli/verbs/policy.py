@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enforcer.audit.loose import number, text, texts
+from enforcer.audit.record import errno_name
 from enforcer.cli.client import Client
 from enforcer.cli.output import Output
-from enforcer.model.errors import EnforcerError, Exit
+from enforcer.model.errors import EnforcerError, Exit, UsageError
 from enforcer.model.escape import for_terminal
+from enforcer.policy.fields import show_duration
 
 if TYPE_CHECKING:
     from enforcer.policy.document import Problem
@@ -101,7 +103,12 @@ def _problem(problem: Problem) -> dict[str, object]:
 def _test(options: Namespace, output: Output) -> int:
     from enforcer.policy.cases import load_cases, run_case
 
+    for place in options.cases:
+        if place.is_dir() and not any(place.glob("*.toml")):
+            raise UsageError(f"there is no case file (*.toml) in {for_terminal(str(place))}", hint="nothing was tested")
     cases = load_cases(options.cases)
+    if not cases:
+        raise UsageError("the files hold no case", hint="a case is a table [[case]]; nothing was tested")
     needed = any(case.policy is None for case in cases)
     policy = _load(options.dir) if needed else None
     results = [run_case(case, policy) for case in cases]
@@ -190,13 +197,24 @@ def _flat(value: object) -> list[tuple[str, object]]:
             if dataclasses.is_dataclass(inner):
                 rows += _flat(inner)
             elif inner not in ((), None, ""):
-                rows.append((item.name, inner))
+                rows.append(_as_written(item.name, inner))
     return rows
+
+
+def _as_written(name: str, value: object) -> tuple[str, object]:
+    """A key and its value as they stand in a policy file."""
+    if name == "errno" and isinstance(value, int):
+        return name, errno_name(value)
+    if name.endswith("_s") and isinstance(value, float):
+        return name.removesuffix("_s"), show_duration(value)
+    return name, value
 
 
 def _short(value: object) -> str:
     if isinstance(value, (tuple, frozenset, set)):
-        return ",".join(sorted(str(item) for item in value))
+        return ",".join(sorted(_short(item) for item in value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return str(value)
 
 

@@ -25,7 +25,7 @@ import enforcer
 from enforcer.audit import reader
 from enforcer.audit.writer import LOG
 from enforcer.cli.output import Output
-from enforcer.model.errors import Exit, NotRunning, PrerequisiteMissing, UsageError
+from enforcer.model.errors import EnforcerError, Exit, NotRunning, PrerequisiteMissing, UsageError
 from enforcer.model.escape import PATH_LIMIT, for_terminal
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SUMMARY = "watch the mount family of system calls, and compare them with the audit log"
 EXAMPLE = "enforcer witness --seconds 3600 --compare"
 PYTHON: Final = Path("/usr/bin/python3")  # python3-bpfcc is made for this one
+_SEEN: Final = "enforcer witness --json >FILE, and later: enforcer witness --seen FILE --compare"
 WRITTEN_S = 1.5  # a record may follow its call by that much
 
 
@@ -48,9 +49,22 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, output: Output) -> int:
     place = programs()
+    if options.seconds is not None and not 0 < options.seconds < float("inf"):
+        raise UsageError("--seconds takes more than 0 seconds", hint="without it, Ctrl-C ends the watch")
+    if options.compare and not options.compare.exists():
+        raise EnforcerError(
+            f"there is no audit log at {for_terminal(str(options.compare))}",
+            hint="is enforcerd running? (systemctl status enforcerd); --compare AUDITLOG names another",
+        )
     if options.seen:
         if not options.compare:
-            raise UsageError("--seen is for a comparison", hint="add --compare")
+            raise UsageError("--seen says what was watched, and not what to hold it against", hint=_SEEN)
+        if options.seconds is not None:
+            raise UsageError("--seen watches nothing, so --seconds is of no use with it", hint=_SEEN)
+        if not options.seen.is_file():
+            raise EnforcerError(
+                f"there is no file {for_terminal(str(options.seen))}", hint="enforcer witness --json >FILE writes one"
+            )
         return _compare(place, options.seen, options, output)
     if options.compare is None:
         return _watch(place, options, output, None)
