@@ -92,8 +92,18 @@ class Store:
     ttl_s: float = _setting(30.0, "How long this node's session lives without renewal", key="ttl", kind="duration")
     renew_s: float = _setting(5.0, "How often the session is renewed", key="renew", kind="duration")
 
+    @property
+    def renews(self) -> bool:
+        """Whether the keeper tells the kernel until when this node's leases are live."""
+        return self.kind in (StoreKind.ETCD, StoreKind.SANLOCK)
+
     def deadlines(self) -> Deadlines:
-        """The arithmetic of this node's session; etcd grants whole seconds only."""
+        """The arithmetic of this node's session; etcd grants whole seconds only, sanlock has its own times.
+
+        sanlock renews every 2 io_timeouts and gives up after 8 (src/timeouts.c); others wait for 60 s more.
+        """
+        if self.kind is StoreKind.SANLOCK:
+            return Deadlines(8 * self.io_timeout_s, 2 * self.io_timeout_s)
         return Deadlines(float(max(1, int(self.ttl_s))) if self.kind is StoreKind.ETCD else self.ttl_s, self.renew_s)
 
 

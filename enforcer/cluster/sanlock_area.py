@@ -37,8 +37,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from enforcer.model.errors import BadConfiguration, EnforcerError, StoreUnavailable
-from enforcer.storage.vetoes.sanlock import DELTA, PAXOS, RECORD
+from enforcer.model.errors import BadConfiguration, StoreUnavailable
 
 MIB: Final = 1 << 20
 LOCK_AT, HEAD_AT, BODIES_AT = MIB, 2 * MIB, 3 * MIB
@@ -48,6 +47,8 @@ HOSTS: Final = 32
 BODY_BYTES: Final = MIB
 COPIES: Final = (0, 1)
 
+_DELTA, _PAXOS = 0x12212010, 0x06152010  # DELTA_DISK_MAGIC, PAXOS_DISK_MAGIC
+_RECORD = struct.Struct("<4I5Q48s48sQ")  # struct leader_record up to its timestamp
 _HEAD = struct.Struct("<16sIIQQ48s")  # magic, version, hosts, bytes of a body, first token, lock space
 _SLOT = struct.Struct("<8sIIQQQ32s")  # magic, host id, copy, first token, sequence, length, SHA-256 of the body
 _HEAD_MAGIC, _SLOT_MAGIC, VERSION = b"enforcer leases\0", b"enfslot\0", 1
@@ -172,27 +173,21 @@ class Area:
                 return 512
             return int(struct.unpack("i", fcntl.ioctl(fd, _BLKSSZGET, b"\0" * 4))[0])
 
-    def occupied(self) -> str:
-        """What stands in the way of formatting, as a clause; "" for a device that is blank and long enough.
-
-        A lock space of ours that no host has joined is none: it may be formatted anew.
-        """
+    def occupied(self) -> tuple[str, bool]:
+        """What stands in the way of formatting, as a clause, "" for nothing; and whether there is an area of ours."""
         with self._opened(os.O_RDONLY) as fd:
             size = _size(fd)
             end = Geometry(HOSTS, BODY_BYTES, 0, "").end
             if size < end:
-                return f"is too short: {size} bytes, and {end} are needed"
-            try:
+                return f"is too short: {size} bytes, and {end} are needed", False
+            if _genuine(_pread(fd, HEAD_AT, BLOCK), _HEAD.size):
                 geometry = self._geometry(fd)
-            except EnforcerError:
-                geometry = None
-            if geometry is not None:
-                live = sorted(number for number, delta in self._deltas(fd, geometry.hosts).items() if delta.timestamp)
-                return f"is in use by host {', '.join(map(str, live))}" if live else ""
+                here = [str(number) for number, delta in self._deltas(fd, geometry.hosts).items() if delta.timestamp]
+                return f"is in use by host {', '.join(here)}" if here else "", True
             for at in (*range(0, end, MIB), (size - MIB) // BLOCK * BLOCK):
                 if _pread(fd, at, MIB).strip(b"\0"):
-                    return f"is not blank: there is something in the MiB at byte {at}"
-        return ""
+                    return f"is not blank: there is something in the MiB at byte {at}", False
+        return "", False
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 
@@ -201,9 +196,9 @@ class Area:
             raise self._trouble("was written too late: sanlock has given the lease away", "systemctl status sanlock")
 
     def _leader(self, fd: int) -> Leader:
-        record = RECORD.unpack_from(_pread(fd, LOCK_AT, BLOCK))
+        record = _RECORD.unpack_from(_pread(fd, LOCK_AT, BLOCK))
         magic, _, _, _, _, _, owner, generation, lver, space, name, stamp = record
-        if (magic, _text(space), _text(name)) != (PAXOS, self.space, LOCK):
+        if (magic, _text(space), _text(name)) != (_PAXOS, self.space, LOCK):
             raise self._trouble(
                 f"holds no lease {self.space}/{LOCK} of sanlock", f"enforcer sanlock init {self.device}"
             )
@@ -216,8 +211,8 @@ class Area:
         data = _pread(fd, 0, -(-hosts * sector // BLOCK) * BLOCK)
         found = {}
         for number in range(1, hosts + 1):
-            magic, *_, generation, _lver, space, _name, stamp = RECORD.unpack_from(data, (number - 1) * sector)
-            if magic != DELTA or _text(space) != self.space:
+            magic, *_, generation, _lver, space, _name, stamp = _RECORD.unpack_from(data, (number - 1) * sector)
+            if magic != _DELTA or _text(space) != self.space:
                 raise self._trouble(f"has no delta lease of {self.space} for host id {number}", "sanlock direct dump")
             found[number] = Delta(generation, stamp)
         return found

@@ -130,6 +130,10 @@ class SanlockDaemon:
         )
         return -errno.EINPROGRESS if begun == 0 else begun
 
+    async def joined(self, space: Space, *, budget_s: float) -> bool:
+        """Whether this host is in the lock space now."""
+        return await self._call(_Call.INQ_LOCKSPACE, space.packed(), budget_s=budget_s) == 0
+
     async def leave(self, space: Space, *, budget_s: float, wait: bool = True) -> int:
         """Leave the lock space; what is held in it is given back, and its holders are ended."""
         flags = 0 if wait else _ASYNC

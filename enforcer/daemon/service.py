@@ -190,7 +190,7 @@ class Service:
             store_dir.append(device)  # sanlock writes to it on every node
         attached = self._attached = await asyncio.to_thread(program.load, program.object_path(), self._pins)
         tables = self._tables = Tables(attached.maps)
-        deadline = self._settings.store.kind is StoreKind.ETCD
+        deadline = self._settings.store.renews
         self._devices = Devices(
             tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline
         )
@@ -370,7 +370,7 @@ class Service:
     # -- the world outside -----------------------------------------------------------------------------------
 
     def _deadline_ns(self) -> int | None:
-        if self._settings.store.kind is not StoreKind.ETCD:
+        if not self._settings.store.renews:
             return None
         element = self._tables.deadline.get(0)
         return int(element.deadline_ns) if element is not None else 0

@@ -67,7 +67,8 @@ class Verbs:
         trouble_of_store, adopted = self._parts.store_state()
         stats, config = self._parts.tables.stats.get(0) or abi.Stats(), self._parts.tables.config.get(0) or abi.Config()
         deadline = self._parts.deadline_ns()
-        session, trouble = read_session(self._parts.run_dir) if deadline is not None else (None, "")
+        by_disk = self._parts.store.name == "sanlock"  # whose session is not the keeper's: it only watches
+        session, trouble = read_session(self._parts.run_dir) if deadline is not None and not by_disk else (None, "")
         return {
             "node": self._parts.holder.node,
             "boot_id": self._parts.holder.boot_id,
@@ -90,7 +91,7 @@ class Verbs:
                 "pinned": self._parts.attached.pinned is not None,
             },
             "keeper": {
-                "alive": session is not None,
+                "alive": session is not None or (by_disk and boot_ns() < (deadline or 0)),
                 "deadline_in_s": round((deadline - boot_ns()) / 1e9, 1) if deadline else None,
                 "detail": trouble,
             },

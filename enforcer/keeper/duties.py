@@ -14,6 +14,7 @@ from enforcer.cluster.etcd_access import EtcdAccess
 from enforcer.cluster.etcd_http import EtcdRefused
 from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.cluster.identity import holder, node_name, write_session
+from enforcer.keeper import renewals
 from enforcer.keeper.progress import Progress
 from enforcer.kernel import abi
 from enforcer.kernel.tables import Tables, open_pinned
@@ -60,6 +61,8 @@ class Keeper:
         duties = [asyncio.ensure_future(self._watch_daemon())]
         if self._settings.store.kind is StoreKind.ETCD:
             duties.append(asyncio.ensure_future(self._keep_session()))
+        if self._settings.store.kind is StoreKind.SANLOCK:
+            duties.append(asyncio.ensure_future(renewals.follow(self._settings.store, self._until_next)))
         stopping = asyncio.ensure_future(self._stop.wait())
         done, _ = await asyncio.wait([*duties, stopping], return_when=asyncio.FIRST_COMPLETED)
         for duty in (*duties, stopping):
@@ -105,7 +108,7 @@ class Keeper:
         finally:
             await access.close()
 
-    async def _until_next(self, deadline_ns: int, pause_s: float) -> None:
+    async def _until_next(self, deadline_ns: int | None, pause_s: float) -> None:
         """Wait for the next renewal; a gate that comes into force meanwhile is told at once."""
         end_ns = boot_ns() + int(pause_s * 1e9)
         told_as = -1

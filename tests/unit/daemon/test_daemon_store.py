@@ -43,3 +43,26 @@ def test_an_external_store_is_the_one_of_the_settings_and_needs_no_deadline(tmp_
 
     asyncio.run(scenario())
     assert json.loads((tmp_path / "state/external-tokens.json").read_text())["highest"] == {"wwn-a": 1}
+
+
+def test_a_sanlock_store_is_the_one_of_the_settings_and_its_disk_is_never_guarded(tmp_path: Path) -> None:
+    for name in ("state", "run", "policy"):
+        (tmp_path / name).mkdir()
+    text = f"""
+        [node]
+        name = "node-1"
+        [store]
+        kind = "sanlock"
+        device = "/dev/disk/by-id/lun"
+        host_id = 2
+        io_timeout = "5s"
+        [paths]
+        state_dir = "{tmp_path}/state"
+        run_dir = "{tmp_path}/run"
+        policy_dirs = ["{tmp_path}/policy"]
+    """
+    settings = parse(text)
+    service = Service(settings, pinned=False, audit_only=False)
+    assert (service._store.name, service._store.ttl_s) == ("sanlock", 100)
+    assert settings.store.renews, "its leases have a deadline in the kernel"
+    assert settings.store.deadlines().ttl_s == 40

@@ -39,6 +39,7 @@ def test_everything(tmp_path: Path) -> None:
         '[node]\nname = "n-1.example"\n[store]\nkind = "etcd"\npath = "/x"\ncluster = "c"\n'
         'endpoints = ["https://192.0.2.1:2379", "https://[2001:db8::1]:2379"]\nttl = "60s"\nrenew = "500ms"\n'
         'ca = "/ca"\ncert = "/cert"\nkey = "/key"\nserver_name = "etcd"\nusername = "u"\npassword_file = "/pw"\n'
+        'device = "/dev/disk/by-id/x"\nhost_id = 3\nio_timeout = "5s"\n'
         'command = ["/usr/libexec/peer", "-v"]\nsocket = "/run/peer.sock"\n'
         '[paths]\nstate_dir = "/s"\nrun_dir = "/r"\nlog_dir = "/l"\nbpffs = "/b"\npolicy_dirs = ["/p"]\n'
         '[daemon]\ngroup = "g"\non_conflict = "cut"\n[keeper]\nrestart = ["x", "y"]\nprogress_timeout = "2s"\n'
@@ -83,6 +84,11 @@ def test_listing_changes_nothing() -> None:
         ("[store]\nkind = 'external'", 2, "no peer", "command ="),
         ("[store]\nkind = 'external'\ncommand = ['/p']\nsocket = '/s'", 2, "both", "either"),
         ("[store]\nkind = 'external'\ncommand = ['p']", 3, '"p" is not an absolute path', "from /"),
+        ("[store]\nkind = 'sanlock'\nhost_id = 1", 2, "no device", "device ="),
+        ("[store]\nkind = 'sanlock'\ndevice = '/d'", 1, "no host_id", "1 to 32"),
+        ("[store]\nkind = 'sanlock'\ndevice = '/d'\nhost_id = 33", 4, "no host_id", "1 to 32"),
+        ("[store]\nkind = 'sanlock'\ndevice = '/d'\nhost_id = '1'", 4, "no whole number", "quotes"),
+        ("[store]\nkind = 'sanlock'\ndevice = '/d'\nhost_id = 1\nio_timeout = '1500ms'", 5, "whole seconds", "10s"),
         ("[store]\nttl = 30", 2, "duration with its unit", "20s"),
         ("[store]\nttl = '2h'", 2, "not a duration", "min"),
         ("[node]\nname = 'a/b'", 2, "not a name", "letters"),
