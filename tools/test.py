@@ -147,6 +147,7 @@ def in_machines(series: str) -> Callable[[Sequence[str]], tuple[int, int, int]]:
 SUITES: dict[str, Callable[[Sequence[str]], tuple[int, int, int]]] = {
     "lint": lint,
     "unit": pytest("tests/unit", "-n", WORKERS, "--dist", "loadfile"),
+    "cluster": pytest("tests/cluster"),
     **{f"vm-{series}": in_machines(series) for series in kernels.SERIES},
 }
 

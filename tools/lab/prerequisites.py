@@ -30,10 +30,14 @@ BUILD = (
 )
 HOST = (
     "busybox-static",
+    "corosync",
     "etcd-server",
     "kmod",
     "nbdkit",
+    "pacemaker",
+    "pacemaker-cli-utils",
     "qemu-system-x86",
+    "resource-agents",
     "systemd",
     "util-linux",
     "zstd",
