@@ -24,6 +24,8 @@ from enforcer.policy.fields import Fields, show_duration
 
 DEFAULT_PATH = "/etc/enforcer/enforcer.toml"
 
+LEAST_WATCHDOG_S = 2.0
+
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")  # it becomes part of a key in the store
@@ -269,6 +271,9 @@ def _check(settings: Settings, document: Document) -> None:
         places = [("store", "renew"), ("store", "ttl"), *(("lost", s.key) for s in SETTINGS if s.section == "lost")]
         remedy = f"Raise ttl, or set renew to {show_duration(deadlines.most_renew_s)} or less"
         document.problem(next((place for place in places if place in document.lines), places[1]), what, remedy)
+    if settings.lost.watchdog and settings.lost.watchdog_timeout_s < LEAST_WATCHDOG_S:
+        what = "the watchdog's time-out is too short: it is programmed with half of it, in whole seconds"
+        document.problem(("lost", "watchdog_timeout"), what, f"Set it to {LEAST_WATCHDOG_S:g}s or more")
     if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
         document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["https://host:2379"]')
     _check_access(settings.store, document)

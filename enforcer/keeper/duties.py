@@ -15,6 +15,7 @@ from enforcer.cluster.etcd_http import EtcdRefused
 from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.cluster.identity import holder, node_name, write_session
 from enforcer.keeper import renewals
+from enforcer.keeper.lifeline import Lifeline
 from enforcer.keeper.progress import Progress
 from enforcer.kernel import abi
 from enforcer.kernel.tables import Tables, open_pinned
@@ -39,6 +40,8 @@ class Keeper:
         self._pinned_as = 0
         self._access: EtcdAccess | None = None
         self._tiers = chosen.lost.tiers(Path("/proc/cpuinfo").read_text())
+        self._lifeline = Lifeline(chosen.lost.watchdog, self._tiers, pins=self._pins, run_dir=self._run_dir)
+        self._promised = self._lifeline.tiers  # as the daemon was told
         self._told_ns = -1  # the deadline that the revoker was told
         self._stop = asyncio.Event()
 
@@ -61,6 +64,7 @@ class Keeper:
         duties = [asyncio.ensure_future(self._watch_daemon())]
         if self._settings.store.kind is StoreKind.ETCD:
             duties.append(asyncio.ensure_future(self._keep_session()))
+            self._lifeline.start()
         if self._settings.store.kind is StoreKind.SANLOCK:
             duties.append(asyncio.ensure_future(renewals.follow(self._settings.store, self._until_next)))
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -68,6 +72,7 @@ class Keeper:
         for duty in (*duties, stopping):
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
+        self._lifeline.end()
         for ended in done:
             if ended is not stopping and not ended.cancelled():
                 ended.result()  # raises what ended a duty
@@ -85,7 +90,8 @@ class Keeper:
                     if session.facts is None:
                         opened = await session.open()
                         self._write_deadline(session.deadline_ns)  # nothing is promised before its end is known
-                        write_session(self._run_dir, opened, tiers=tiers)
+                        self._promised = self._lifeline.tiers
+                        write_session(self._run_dir, opened, tiers=self._promised)
                         log.info(
                             "session of %s is open, ttl %d s",
                             self._holder.node,
@@ -94,7 +100,8 @@ class Keeper:
                     else:
                         await session.renew(budget_s=store.renew_s)
                     told, ours = "", True
-                    await self._until_next(session.deadline_ns, store.renew_s)
+                    self._lifeline.until(session.last_pet_ns)
+                    await self._until_next(session.deadline_ns, store.renew_s, session)
                     continue
                 except LeaseLost as lost:
                     told, ours = self._tell(told, f"the session is lost: {lost}"), True
@@ -103,19 +110,26 @@ class Keeper:
                 # the last deadline stays: it passes by itself, and until then what is live may go on
                 if session.facts is None:
                     write_session(self._run_dir, None, told)
+                    self._lifeline.until(session.last_pet_ns if ours else None)
                 self._write_deadline(session.deadline_ns if ours else None)
                 await asyncio.sleep(RETRY_S)
         finally:
             await access.close()
 
-    async def _until_next(self, deadline_ns: int | None, pause_s: float) -> None:
-        """Wait for the next renewal; a gate that comes into force meanwhile is told at once."""
+    async def _until_next(self, deadline_ns: int | None, pause_s: float, session: EtcdSession | None = None) -> None:
+        """Wait for the next renewal; a gate that comes into force meanwhile is told at once, and so is the daemon
+        what became of the watchdog of ``session``."""
         end_ns = boot_ns() + int(pause_s * 1e9)
         told_as = -1
         while boot_ns() < end_ns:
             if told_as != self._pinned_as or self._gate_inode() != self._pinned_as:
                 self._write_deadline(deadline_ns)
                 told_as = self._pinned_as
+            if session is not None:
+                if self._lifeline.tiers != self._promised:
+                    write_session(self._run_dir, session.facts, tiers=self._lifeline.tiers)
+                    self._promised = self._lifeline.tiers
+                self._lifeline.tell()
             await asyncio.sleep(min(0.2, pause_s))
 
     def _gate_inode(self) -> int:

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A keeper that does not feed the watchdog any more, whatever became of it: the machine is reset while the kernel would
+still let it write, and the other node takes over by the clock alone. Last of all, because both nodes are lost by it.
+
+When a node is reset is told by QEMU, on the host's clock; until when its kernel lets it write was read before, from the
+pinned table, as seconds that were left. The guests' clocks run as the host's do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tools.lab import ways
+from tools.lab.cluster import Cluster
+from tools.lab.story import Story
+from tools.lab.vm import Node
+
+pytestmark = pytest.mark.full
+
+W_S = 6
+KEEPER = "$(pgrep -f '[e]nforcer.keeper.main')"
+LOST = f"""
+[lost]
+cut = "0s"
+hypervisor_pauses = "no"
+watchdog = "/dev/watchdog0"
+watchdog_timeout = "{W_S}s"
+"""
+
+
+@pytest.fixture(scope="module")
+def watched(story: Story, cluster: Cluster) -> Iterator[Story]:
+    """Both nodes enforce, each with a softdog that its keeper feeds."""
+    for node in cluster.nodes:
+        if not node.alive:
+            node.start(wait=False)
+    for node in cluster.nodes:
+        node.wait_up()
+        node.run("pkill -f '[e]nforcer.keeper.main'; pkill -f '[e]nforcer.daemon.main'; umount -a -t ext4,xfs", 30)
+        node.run("while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.2; done", 30)
+        node.run("modprobe softdog", check=True)
+        cluster.configure(node)
+        settings = node.get("/etc/enforcer/enforcer.toml").decode()
+        node.put("/etc/enforcer/enforcer.toml", settings + LOST)
+        ways.bring(node, ways.build(cluster.lab.workdir))
+        cluster.start(node)
+    for node in cluster.nodes:
+        cluster.ready(node)
+    yield story
+
+
+def until_fed(cluster: Cluster, node: Node) -> None:
+    end = time.monotonic() + 20
+    while (said := cluster.ask(node, "status")["lost"])["guarantee"] != "watchdog":
+        assert time.monotonic() < end, (said, node.run("cat /run/keeper.log").out)
+        time.sleep(0.3)
+
+
+def promised(cluster: Cluster, name: str) -> set[str]:
+    """The guarantees in the leases of a node, as etcd has them."""
+    assert cluster.lab.etcd is not None
+    found = cluster.lab.etcd.records("/enforcer/lab/res/")
+    return {r.value["guarantee"] for key, r in found.items() if key.endswith(f"/{name}")}
+
+
+def reset_after(cluster: Cluster, node: Node, command: str) -> None:
+    """The node must be reset before its kernel would have stopped it, and its storage hear nothing after that."""
+    asked = time.monotonic()
+    left_s = float(cluster.ask(node, "status")["keeper"]["deadline_in_s"])
+    done = node.spawn(command)
+    assert node.wait_gone(W_S + 30) == "guest-reset", done
+    gone = time.monotonic()
+    assert gone < asked + left_s, f"reset {gone - asked:.1f} s after {left_s:.1f} s were left"
+
+
+def test_a_keeper_that_ends_in_order_with_nothing_in_use_stops_it(watched: Story, cluster: Cluster, one: Node) -> None:
+    until_fed(cluster, one)
+    watched.works(one, f"kill -TERM {KEEPER}; sleep {W_S + 2}", 60)
+    assert "stopped, nothing guarded is in use" in one.run("cat /run/keeper.log").out
+    cluster.start(one)
+    until_fed(cluster, one)
+
+
+def test_a_keeper_that_is_killed_and_started_again_takes_it_over(watched: Story, cluster: Cluster, one: Node) -> None:
+    dev = one.device(cluster.ext4)
+    watched.works(one, f"mkfs.ext4 -qF {dev} && mount -t ext4 {dev} {ways.MOUNT_POINT}")
+    assert promised(cluster, "node-1") == {"watchdog"}
+    watched.works(one, f"kill -KILL {KEEPER}")
+    one.spawn("exec /bin/bash /run/start-keeper")
+    time.sleep(W_S + 2)
+    until_fed(cluster, one)
+    watched.works(one, f"umount {ways.MOUNT_POINT}")
+    cluster.wait_free(one, dev)
+
+
+def test_a_killed_keeper_costs_the_machine_and_the_other_node_takes_over(
+    watched: Story, cluster: Cluster, one: Node, two: Node
+) -> None:
+    until_fed(cluster, two)
+    dev = two.device(cluster.ext4)
+    watched.works(two, f"mount -t ext4 {dev} {ways.MOUNT_POINT} && cp /etc/passwd {ways.MOUNT_POINT}/f && sync")
+    assert promised(cluster, "node-2") == {"watchdog"}
+    reset_after(cluster, two, f"kill -KILL {KEEPER}")
+    mark, began = cluster.ext4.mark(), time.monotonic()
+    mount = f"mount -t ext4 {one.device(cluster.ext4)} {ways.MOUNT_POINT}"
+    assert not one.run(mount).ok, "not before its session has ended"
+    while not (tried := one.run(mount)).ok:
+        assert time.monotonic() - began < cluster.ttl_s + 15, tried
+        time.sleep(1)
+    watched.works(one, f"cmp /etc/passwd {ways.MOUNT_POINT}/f")
+    assert not cluster.ext4.writes_of(two, since=mark)
+
+
+def test_hung_keeper_and_daemon_cost_the_machine(watched: Story, cluster: Cluster, one: Node) -> None:
+    assert promised(cluster, "node-1") == {"watchdog"}
+    reset_after(cluster, one, f"kill -STOP $(cat /run/enforcer/enforcerd.lock) {KEEPER}")

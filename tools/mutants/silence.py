@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What silences a node that lost its session: the watchdog, and the storage's own reservation."""
+
+from __future__ import annotations
+
+from tools.mutants.row import Mutant
+
+DOG = "tests/unit/keeper/test_keeper_watchdog.py::"
+
+MUTANTS = (
+    Mutant(
+        "dog-fed-late",
+        "The watchdog bites before the node's last moment, whenever the keeper hangs.",
+        "enforcer/keeper/feeding.py",
+        "    return (now_ns < last_pet_ns and not refused) or not in_use()\n",
+        "    return not refused or not in_use()\n",
+        DOG + "test_it_bites_in_time_if_the_keeper_is_killed_or_hangs_at_any_moment",
+    ),
+    Mutant(
+        "dog-whole-time",
+        "The meal that a close gives to a watchdog whose keeper had hung still leaves it time to bite.",
+        "enforcer/keeper/watchdog.py",
+        "    return max(1, int(watchdog_s / 2))\n",
+        "    return max(1, int(watchdog_s))\n",
+        DOG + "test_a_hung_keeper_that_is_killed_later_wins_no_time_beyond_the_end",
+    ),
+    Mutant(
+        "dog-late-meal",
+        "A keeper that starts too late does not touch it.",
+        "enforcer/keeper/feeding.py",
+        "            if not may_feed(self._clock_ns(), self.last_pet_ns,",
+        "            if not may_feed(self.last_pet_ns - 1, self.last_pet_ns,",
+        DOG + "test_a_keeper_that_starts_too_late_does_not_touch_it",
+    ),
+    Mutant(
+        "dog-spares-nobody",
+        "A node that uses nothing is not reset.",
+        "enforcer/keeper/feeding.py",
+        "    return (now_ns < last_pet_ns and not refused) or not in_use()\n",
+        "    return now_ns < last_pet_ns and not refused\n",
+        DOG + "test_a_node_that_uses_nothing_lives_on",
+    ),
+    Mutant(
+        "dog-doubt",
+        "If it cannot be told whether something is in use, the watchdog is not fed.",
+        "enforcer/keeper/feeding.py",
+        "        except Exception:  # a doubt is a use\n            return True\n",
+        "        except Exception:  # a doubt is a use\n            return False\n",
+        DOG + "test_a_doubt_about_uses_and_a_cut_that_failed_are_not_fed",
+    ),
+    Mutant(
+        "dog-stopped-in-use",
+        "A keeper that ends while something is in use leaves the watchdog running.",
+        "enforcer/keeper/feeding.py",
+        "        if self._busy():\n            device.leave()\n            return False\n",
+        "        if self._busy():\n            device.stop()\n            return False\n",
+        DOG + "test_an_orderly_end_stops_it_only_if_nothing_is_in_use",
+    ),
+    Mutant(
+        "dog-uncounted-use",
+        "A live lease counts as a use, whatever the kernel has counted.",
+        "enforcer/keeper/feeding.py",
+        "        if entry.state == State.LIVE:\n            return True\n",
+        "",
+        DOG + "test_what_counts_as_a_use",
+    ),
+)
