@@ -36,6 +36,9 @@ model: python ready ## Every order of events for two nodes, one store and one di
 mutants: root packages-lab ready ## Break one thing after the other and watch its test fail; MUTANTS="NAME..." for some
 	@exec $(VENV)/bin/python -m tools.mutants $(MUTANTS)
 
+chaos: root packages-lab ready ## Faults at random in virtual machines, and who wrote when; SEED=N STEPS=N
+	@exec $(VENV)/bin/python -m tools.chaos $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
+
 bench: root packages-lab ready ## What a verdict costs, each figure beside its counterpart of the same run
 	@exec $(VENV)/bin/python -m tools.bench
 
@@ -92,4 +95,4 @@ $(OBJECT): $(wildcard bpf/*.c bpf/*.h) tools/bpf.py
 	@echo "bpf: compiling $@"
 	@$(PYTHON) tools/bpf.py $@
 
-.PHONY: run test lint unit vm model mutants bench build install clean help ready series root python packages-build packages-lab
+.PHONY: run test lint unit vm model mutants chaos bench build install clean help ready series root python packages-build packages-lab

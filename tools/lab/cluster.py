@@ -172,7 +172,7 @@ class Cluster:
         log = node.run("for f in /run/enforcerd.log /run/keeper.log; do echo == $f; tail -n 30 $f; done 2>&1").out
         raise CommandFailed(f"{node.name}: enforcerd is not ready after {timeout_s:.0f} s: {status}\n{log}")
 
-    def ask(self, node: Node, verb: str, **fields: object) -> dict[str, Any]:
+    def ask(self, node: Node, verb: str, /, **fields: object) -> dict[str, Any]:
         """One request to the daemon's control socket, without the cost of starting the CLI; {} if it is not there."""
         source = """
 import json, socket

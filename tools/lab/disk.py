@@ -17,11 +17,12 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from tools.lab import process
 
-_LINE = re.compile(r"\S+ \S+ connection=(\d+) (Connect|Write|Trim|Zero|Flush|Cache|Read|Extents) (.*)$")
+_LINE = re.compile(r"(\S+ \S+) connection=(\d+) (Connect|Write|Trim|Zero|Flush|Cache|Read|Extents) (.*)$")
 _FIELD = re.compile(r"(\w+)=(?:\"([^\"]*)\"|'([^']*)'|(\S+))")
 CHANGING = frozenset({"write", "trim", "zero"})
 
@@ -40,6 +41,8 @@ class Request:
     kind: str  # write, trim, zero, read, flush, cache, extents
     offset: int
     count: int
+    at_s: float = 0.0  # when it came, by the host's clock
+    connected_s: float = 0.0  # when its connection was made
 
     @property
     def changes(self) -> bool:
@@ -52,6 +55,7 @@ class LogReader:
 
     requests: list[Request] = field(default_factory=list)
     exports: dict[int, str] = field(default_factory=dict)
+    connected: dict[int, float] = field(default_factory=dict)
     _rest: str = ""
 
     def feed(self, text: str) -> None:
@@ -60,9 +64,11 @@ class LogReader:
             match = _LINE.match(line)
             if match is None:
                 continue  # the returns ("...Write id=1 return=0") and everything else
-            connection, kind = int(match[1]), match[2].lower()
-            fields = {m[1]: m[2] or m[3] or m[4] or "" for m in _FIELD.finditer(match[3])}
+            connection, kind = int(match[2]), match[3].lower()
+            at_s = datetime.fromisoformat(match[1] + "+00:00").timestamp()  # gmtime_r in nbdkit's filters/log
+            fields = {m[1]: m[2] or m[3] or m[4] or "" for m in _FIELD.finditer(match[4])}
             if kind == "connect":
+                self.connected[connection] = at_s
                 self.exports[connection] = fields.get("export", "")
                 continue
             self.requests.append(
@@ -73,6 +79,8 @@ class LogReader:
                     kind=kind,
                     offset=int(fields.get("offset", "0"), 0),
                     count=int(fields.get("count", "0"), 0),
+                    at_s=at_s,
+                    connected_s=self.connected.get(connection, 0.0),
                 )
             )
 

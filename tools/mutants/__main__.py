@@ -29,14 +29,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from tools import bpf
-from tools.mutants import build, cut, external, model, modes, silence, story, stress, vetoes, who
+from tools.mutants import build, chaos, cut, external, model, modes, silence, story, stress, vetoes, who
 from tools.mutants.row import Mutant, Suite
 
-TABLES = (story, build, stress, model, cut, external, modes, silence, vetoes, who)
+TABLES = (story, build, stress, model, chaos, cut, external, modes, silence, vetoes, who)
 MUTANTS = tuple(mutant for table in TABLES for mutant in table.MUTANTS)
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = Path("/var/tmp")  # the guests have a /tmp of their own
-LIMIT_S = {Suite.LINT: 300.0, Suite.UNIT: 300.0, Suite.VM: 1200.0}
+LIMIT_S = {Suite.LINT: 300.0, Suite.UNIT: 300.0, Suite.VM: 1200.0, Suite.CHAOS: 1200.0}
 # How pytest begins the message of an exception by which a test says that a claim does not hold.
 SAID = ("assert ", "AssertionError", "Failed: DID NOT RAISE", "tools.lab.story.NotAsTold", "tools.lab.cluster.NotFree")
 
@@ -170,7 +170,7 @@ def _tested(place: Path, mutant: Mutant, kernel: str) -> tuple[Fate, str, str]:
         command = ["-m", "tools.test", "lint"]
     else:
         command = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        command += ["--kernel", kernel] if mutant.suite is Suite.VM else []
+        command += ["--kernel", kernel] if mutant.suite in (Suite.VM, Suite.CHAOS) else []
         command += mutant.select or (mutant.test,)
     code = None
     with log.open("wb") as output, contextlib.suppress(subprocess.TimeoutExpired):
@@ -238,7 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Break one thing at a time, and watch the test that claims to prove it fail.",
         epilog="example: python -m tools.mutants unit guard-passes",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants, or lint, unit, vm; all of them if none")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="mutants, or lint, unit, vm, chaos; all of them if none"
+    )
     parser.add_argument("--list", action="store_true", help="show them and run nothing")
     parser.add_argument("--control", action="store_true", help="break nothing: the tests of each mutant must pass")
     parser.add_argument("--kernel", default="6.12", help="series of the guests' kernel (default: 6.12)")

@@ -11,6 +11,7 @@ class Suite(StrEnum):
     LINT = "lint"
     UNIT = "unit"
     VM = "vm"
+    CHAOS = "chaos"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Mutant:
     @property
     def suite(self) -> Suite:
         """Where its test lives."""
-        for suite in (Suite.UNIT, Suite.VM):
+        for suite in (Suite.UNIT, Suite.VM, Suite.CHAOS):
             if self.test.startswith(f"tests/{suite}/"):
                 return suite
         return Suite.LINT
