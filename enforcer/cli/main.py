@@ -24,7 +24,20 @@ from enforcer.cli.verbs import Verb
 from enforcer.model.errors import EnforcerError, Exit
 from enforcer.model.escape import for_terminal
 
-VERBS = ("audit", "explain", "who", "status", "drain", "fence", "sanlock", "policy", "config", "doctor", "witness", "version")
+VERBS = (
+    "audit",
+    "explain",
+    "who",
+    "status",
+    "drain",
+    "fence",
+    "sanlock",
+    "policy",
+    "config",
+    "doctor",
+    "witness",
+    "version",
+)
 _INTERRUPTED = 128 + 2
 _PIPE_CLOSED = 128 + 13
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from enforcer.cluster.view import Use
 from enforcer.daemon import report
 from enforcer.kernel.abi import State
 from enforcer.model.errors import EnforcerError, UsageError
@@ -75,7 +76,8 @@ async def _layers(parts: Parts, chosen: Sequence[Known]) -> list[Answer]:
     for known in chosen:
         it = known.device
         disk, used = disks.get(it.dev, OnDisk(unread="not looked at")), uses.get(it.dev, Usage())
-        quorum, runs_on = await looking.cluster((*it.aliases, *(str(r) for r in it.resources)))
+        use = Use(it.dev, tuple(it.resources), tuple(it.aliases), running=bool(it.in_use))
+        quorum, runs_on = await looking.cluster(use)
         found = await asyncio.to_thread(parts.devices.use_of, it.dev, used)
         whole = replace(
             at_hand(parts, known, stored),

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from enforcer.cluster.view import ClusterView, NoCluster, Quorum
+from enforcer.cluster.view import ClusterView, NoCluster, Quorum, Use
 from enforcer.model.errors import EnforcerError
 from enforcer.model.resource import Device, DevNum
 from enforcer.storage import usage
@@ -94,18 +94,16 @@ class Looking:
             found[dev] = OnDisk(tuple(signs), seen_or_why.reserved)
         return found
 
-    async def cluster(self, names: Iterable[str]) -> tuple[Quorum, tuple[str, ...] | None]:
-        """Quorum, and where the cluster manager runs what has one of these names; UNKNOWN if it does not answer."""
+    async def cluster(self, use: Use) -> tuple[Quorum, tuple[str, ...] | None]:
+        """Quorum, and where the cluster manager runs it (None: it manages no such thing); UNKNOWN without an answer."""
         try:
             async with asyncio.timeout(LOOK_S):
-                quorum = await self.view.quorum()
-                for name in names:
-                    runs_on = await self.view.runs_on(name)
-                    if runs_on is not None:
-                        return quorum, runs_on
-                return quorum, None
+                quorum, opinion = await self.view.quorum(), await self.view.opinion(use)
         except (EnforcerError, TimeoutError):
             return Quorum.UNKNOWN, None
+        if opinion.resource:
+            return quorum, (opinion.holder,) if opinion.holder else ()
+        return quorum, None
 
     async def _look(self, devices: Sequence[Device], here: Callable[[], Local]) -> dict[DevNum, Shown | str]:
         loop = asyncio.get_running_loop()

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from lab_cluster import Cluster, Node, play
 
-from enforcer.cluster.view import NoCluster, Quorum
+from enforcer.cluster.view import NoCluster, Quorum, Use
 from enforcer.model.errors import StoreUnavailable
 from enforcer.model.lease import Denied, Standing
+from enforcer.model.resource import ResourceId
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_without_a_cluster_manager_nobody_objects_and_nobody_bears_witness() -> 
     async def run() -> None:
         view = NoCluster()
         assert await view.quorum() is Quorum.NONE
-        assert await view.runs_on("a") is None
-        assert await view.fenced("node-1", "boot-1") is False
+        assert not (await view.opinion(Use(None, (ResourceId("a"),)))).objects
+        assert await view.fencings() == ()
 
     asyncio.run(run())
