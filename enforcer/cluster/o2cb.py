@@ -15,6 +15,7 @@ from pathlib import Path
 
 from enforcer.cluster.stacks import ASK_S, StackState
 
+TRIES, AGAIN_S = 10, 0.25  # who has just begun to beat is connected a moment later
 _LOOK = "o2cb cluster-status"
 
 
@@ -26,11 +27,15 @@ class O2cb:
 
     async def state(self, cluster: str) -> StackState:
         """As ``Stack.state``."""
-        try:
+        state = StackState(f"o2cb did not answer within {ASK_S:g} s", _LOOK)
+        with suppress(TimeoutError):
             async with asyncio.timeout(ASK_S):
-                return await asyncio.to_thread(self.look, cluster)
-        except TimeoutError:
-            return StackState(f"o2cb did not answer within {ASK_S:g} s", _LOOK)
+                for _ in range(TRIES):
+                    state = await asyncio.to_thread(self.look, cluster)
+                    if not state.passing:
+                        break
+                    await asyncio.sleep(AGAIN_S)
+        return state
 
     def look(self, cluster: str) -> StackState:
         """A dozen small reads."""
@@ -55,14 +60,17 @@ class O2cb:
         own = [number for number, local in nodes.items() if local.strip() == "1"]
         if len(own) != 1:
             return StackState("no node of the o2cb cluster is this one", "see /etc/ocfs2/cluster.conf")
-        if not any(each.is_dir() for each in (place / "heartbeat").iterdir()):
-            return StackState()
+        if not any(path.read_bytes().strip() for path in (place / "heartbeat").glob("*/dev")):
+            return StackState()  # none, or one that mount.ocfs2 is just making: it has no device yet
         alive = self._numbers("sys/kernel/debug/o2hb/livenodes")
         unreached = alive - self._numbers("sys/kernel/debug/o2net/connected_nodes") - set(own)
         if own[0] not in alive:
-            return StackState("this node's own heartbeat does not arrive", "see the kernel's log for o2hb")
+            return StackState(
+                "this node's own heartbeat does not arrive", "see the kernel's log for o2hb", passing=True
+            )
         if unreached:
-            return StackState(f"node {min(unreached)} beats and cannot be reached", "see the kernel's log for o2net")
+            why = f"node {min(unreached)} beats and cannot be reached"
+            return StackState(why, "see the kernel's log for o2net", passing=True)
         return StackState()
 
     def _read(self, path: str) -> str:

@@ -19,6 +19,7 @@ class StackState:
 
     trouble: str = ""
     remedy: str = ""
+    passing: bool = False  # it may be over in a moment
 
 
 class Stack(Protocol):

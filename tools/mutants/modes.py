@@ -145,7 +145,7 @@ MUTANTS = (
         "enforcer/workflow/vetoing.py",
         "if shared else frozenset[str]()",
         "if wanted else frozenset[str]()",
-        f"{SHARED}::test_the_slots_of_its_cluster_are_no_strangers",
+        f"{SHARED}::test_a_stranger_on_the_disk_objects",
     ),
     Mutant(
         "mode-raw-writer",

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer.cluster import dlm
+from enforcer.cluster import o2cb as o2cb_module
 from enforcer.cluster.dlm import Dlm, status_of
 from enforcer.cluster.o2cb import O2cb
 
@@ -123,7 +124,7 @@ MOUNTED = {
 }
 
 
-@pytest.mark.parametrize("files", [ONLINE, MOUNTED])
+@pytest.mark.parametrize("files", [ONLINE, MOUNTED, {**ONLINE, f"{CONFIG}/heartbeat/F4D8/dev": "\n"}])
 def test_an_o2cb_that_is_well_says_nothing(tmp_path: Path, files: Mapping[str, str]) -> None:
     o2cb(tmp_path, files)
     assert asyncio.run(O2cb(tmp_path).state("mg")).trouble == asyncio.run(O2cb(tmp_path).state("")).trouble == ""
@@ -142,9 +143,24 @@ def test_an_o2cb_that_is_well_says_nothing(tmp_path: Path, files: Mapping[str, s
         ({**ONLINE, f"{CONFIG}/heartbeat/F4D8/dev": "sda1\n"}, "cannot be read"),
     ],
 )
-def test_an_o2cb_that_is_unwell_denies(tmp_path: Path, files: Mapping[str, str], why: str) -> None:
+def test_an_o2cb_that_is_unwell_denies(
+    tmp_path: Path, files: Mapping[str, str], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(o2cb_module, "TRIES", 2)
     o2cb(tmp_path, files)
     assert why in asyncio.run(O2cb(tmp_path).state("mg")).trouble
+
+
+def test_a_node_that_has_just_begun_to_beat_is_waited_for(tmp_path: Path) -> None:
+    o2cb(tmp_path, {**MOUNTED, "sys/kernel/debug/o2net/connected_nodes": "\n"})
+
+    async def connects() -> str:
+        asked = asyncio.create_task(O2cb(tmp_path).state("mg"))
+        await asyncio.sleep(0.1)
+        o2cb(tmp_path, MOUNTED)
+        return (await asked).trouble
+
+    assert asyncio.run(connects()) == ""
 
 
 def test_another_o2cb_cluster_is_named(tmp_path: Path) -> None:

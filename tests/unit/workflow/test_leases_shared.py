@@ -150,11 +150,16 @@ def test_what_is_used_exclusively_here_covers_a_mount_and_stays_exclusive(node: 
     run(all_of_it())
 
 
-@pytest.mark.parametrize("layer", ["ocfs2-slot", "sanlock"])
-def test_the_slots_of_its_cluster_are_no_strangers(node: Node, layer: str) -> None:
+@pytest.mark.parametrize(("layer", "want"), [("ocfs2-slot", EXCLUSIVE), ("sanlock", SHARED), ("sanlock", EXCLUSIVE)])
+def test_a_stranger_on_the_disk_objects(node: Node, layer: str, want: Want) -> None:
     node.marks[SECOND] = [(Mark(layer, "slot 0", "node-9", "mounted on node-9"),)]
-    assert isinstance(run(ask(node, SHARED)), Granted) == (layer == "ocfs2-slot")
-    assert isinstance(run(ask(node, EXCLUSIVE)), Denied)
+    denied = run(ask(node, want))
+    assert isinstance(denied, Denied) and denied.veto == layer
+
+
+def test_the_slots_of_its_own_cluster_are_no_strangers(node: Node) -> None:
+    node.marks[SECOND] = [(Mark("ocfs2-slot", "slot 0", "node-9", "mounted on node-9"),)]
+    assert isinstance(run(ask(node, SHARED)), Granted)
 
 
 @pytest.mark.parametrize(("shared", "mode"), [(True, Mode.CW), (False, Mode.EX)])
