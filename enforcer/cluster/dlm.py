@@ -4,7 +4,8 @@
 Quorum alone is not enough. With two nodes both sides of a cut cable are quorate; what keeps them apart is that a node
 which failed is fenced before its locks go to others. So a node that failed and was not fenced since denies, fencing
 under way denies, and fencing switched off denies always: then each side replays the other's live journal. A node that
-left in order (``X`` without a failure) is no objection.
+left in order (``X`` without a failure) is no objection, nor is one that failed and is a member again: dlm_controld takes
+nobody back who still has the lock spaces of before (stateful merges, dlm_controld/daemon_cpg.c).
 
 Between the loss of a peer and corosync's token time-out nothing of that can be seen by anybody; the lock manager grants
 no lock of the lost node's in that time.
@@ -111,7 +112,7 @@ def status_of(text: str) -> StackState | None:
             return StackState("a node of the cluster is being fenced", _LOOK)
         if node is not None:
             number, member, failed, fenced = node.groups()
-            if int(failed) > int(fenced):
+            if member == "X" and int(failed) > int(fenced):
                 return StackState(f"node {number} failed and was not fenced since", f"dlm_tool fence_ack {number}")
             members |= {number} if member == "M" else set()
         elif daemon is None:

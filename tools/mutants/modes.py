@@ -63,8 +63,8 @@ MUTANTS = (
         "mode-unfenced",
         "A node that failed and was not fenced since keeps everybody from mounting.",
         "enforcer/cluster/dlm.py",
-        "            if int(failed) > int(fenced):\n",
-        '            if int(failed) > int(fenced) and member == "M":\n',
+        'member == "X" and int(failed) > int(fenced)',
+        'member == "X" and int(failed) > int(fenced) > 0',
         f"{STACKS}::test_a_dlm_that_is_unwell_denies",
     ),
     Mutant(
