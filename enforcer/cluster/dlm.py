@@ -4,7 +4,7 @@
 Quorum alone is not enough. With two nodes both sides of a cut cable are quorate; what keeps them apart is that a node
 which failed is fenced before its locks go to others. So a node that failed and was not fenced since denies, fencing
 under way denies, and fencing switched off denies always: then each side replays the other's live journal. A node that
-left in order (``X`` without a failure) is no objection, nor is one that failed and is a member again: dlm_controld takes
+left in order (``X`` without a failure) is no objection, nor one that failed and is a member again: dlm_controld takes
 nobody back who still has the lock spaces of before (stateful merges, dlm_controld/daemon_cpg.c).
 
 Between the loss of a peer and corosync's token time-out nothing of that can be seen by anybody; the lock manager grants
