@@ -34,6 +34,14 @@ MUTANTS = (
         f"{LAYERS}::test_a_disk_that_hangs_delays_nobody_and_is_not_asked_twice",
     ),
     Mutant(
+        "who-waits",
+        "A caller that waits for its verdict is no use on two nodes.",
+        "enforcer/daemon/layered.py",
+        " - parts.asks.pending_on(it.dev))",
+        ")",
+        "tests/unit/daemon/test_daemon_layers.py::test_who_waits_is_no_use",
+    ),
+    Mutant(
         "conflict-untold",
         "The node without the lease tells the others.",
         "enforcer/workflow/conflicting.py",
