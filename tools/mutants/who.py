@@ -122,6 +122,14 @@ MUTANTS = (
         "tests/unit/plumbing/test_tools.py::test_what_unmounts_at_shutdown_is_stopped_before_what_it_needs",
     ),
     Mutant(
+        "drain-left-out",
+        "A planned poweroff needs nobody.",
+        "enforcer/cli/verbs/drain.py",
+        '            yield ("umount", "--no-canonicalize", target)\n',
+        '            yield ("true", "--no-canonicalize", target)\n',
+        "tests/vm/test_89_poweroff.py::test_the_other_node_mounts_at_once_what_a_powered_off_node_had",
+    ),
+    Mutant(
         "drain-others",
         "Only what is ours is unmounted.",
         "enforcer/cli/verbs/drain.py",
