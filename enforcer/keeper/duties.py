@@ -17,6 +17,7 @@ from enforcer.cluster.identity import holder, node_name, write_session
 from enforcer.keeper import renewals
 from enforcer.keeper.lifeline import Lifeline
 from enforcer.keeper.progress import Progress
+from enforcer.keeper.revoker import end_if_hung
 from enforcer.kernel import abi
 from enforcer.kernel.tables import Tables, open_pinned
 from enforcer.lost.files import write_deadline
@@ -61,7 +62,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Both duties, side by side."""
-        duties = [asyncio.ensure_future(self._watch_daemon())]
+        duties = [asyncio.ensure_future(self._watch_daemon()), asyncio.ensure_future(self._watch_revoker())]
         if self._settings.store.kind is StoreKind.ETCD:
             duties.append(asyncio.ensure_future(self._keep_session()))
             self._lifeline.start()
@@ -171,6 +172,11 @@ class Keeper:
             await asyncio.sleep(1.0)
             if not await asyncio.to_thread(self._progress.check):
                 await asyncio.to_thread(self._progress.rescue)
+
+    async def _watch_revoker(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            end_if_hung(self._run_dir)
 
 
 async def serve(keeper: Keeper) -> None:

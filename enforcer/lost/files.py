@@ -54,9 +54,13 @@ class Beat:
     cut_ns: int = 0  # when that was confirmed
     failed: str = ""
 
+    def silent(self, now_ns: int) -> bool:
+        """True if it is dead or hung."""
+        return now_ns - self.beat_ns > DEAD_NS
+
     def trouble(self, now_ns: int) -> str:
         """Why it cannot be relied upon, or ""."""
-        if now_ns - self.beat_ns > DEAD_NS:
+        if self.silent(now_ns):
             return (
                 f"enforcer-revoker (pid {self.pid}) has given no sign of life for {(now_ns - self.beat_ns) / 1e9:.1f} s"
             )

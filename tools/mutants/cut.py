@@ -94,8 +94,8 @@ MUTANTS = (
         "promise-of-a-dead-revoker",
         "A revoker that gives no sign of life is promised nothing for.",
         "enforcer/lost/files.py",
-        "if now_ns - self.beat_ns > DEAD_NS:",
-        "if now_ns < self.beat_ns:",
+        "return now_ns - self.beat_ns > DEAD_NS",
+        "return now_ns < self.beat_ns",
         GUARANTEE + "test_a_revoker_counts_only_while_it_is_seen_at_work",
     ),
     Mutant(

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A revoker that hangs is ended, and nothing else is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enforcer.keeper.revoker import end_if_hung
+from enforcer.lost import files
+from enforcer.lost.files import Beat
+from enforcer.model.clock import boot_ns
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "enforcer.revoker.main"]) as made:
+        yield made
+        made.kill()
+
+
+@pytest.mark.parametrize(("age_ns", "named", "ended"), [(0, True, False), (9, True, True), (9, False, False)])
+def test_a_revoker_that_hangs_is_ended(
+    tmp_path: Path, process: subprocess.Popen[bytes], age_ns: int, named: bool, ended: bool
+) -> None:
+    files.write_beat(tmp_path, Beat(boot_ns() - age_ns * 1_000_000_000, process.pid))
+    proc = Path("/proc") if named else tmp_path
+    if not named:
+        (tmp_path / str(process.pid)).mkdir()
+        (tmp_path / str(process.pid) / "cmdline").write_bytes(b"/usr/bin/postgres\0")
+    assert end_if_hung(tmp_path, proc) is ended
+    if ended:
+        assert process.wait(5) == -9
+        assert not end_if_hung(tmp_path), "and the dead are left alone"
+    else:
+        assert process.poll() is None
