@@ -160,6 +160,8 @@ class EtcdStore:
                 return self._granted(ruling, token, tuple(ruling.mine[r] for r in ruling.wanted))
             unchanged = [if_unwritten_since(subtree, now.revision) for subtree in subtrees]
             since, promised = utc_now(), self._guarantee(frozenset(ruling.wanted))
+            if any(lease.guarantee is not promised for lease in ruling.mine.values()):
+                promised = Guarantee.NONE  # what is in use already never comes to promise more
             try:
                 answer = await self._etcd.write(
                     [*unchanged, *me, *self._still_gone(ruling)],

@@ -194,7 +194,7 @@ class Service:
         self._devices = Devices(
             tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline
         )
-        self._promises = Promises(self._devices, self._run_dir)
+        self._promises = Promises(self._devices, self._run_dir, adopted=self._adopted)
         self._leases = Leases(
             self._store,
             self._devices,
@@ -374,6 +374,9 @@ class Service:
             return None
         element = self._tables.deadline.get(0)
         return int(element.deadline_ns) if element is not None else 0
+
+    def _adopted(self) -> bool:
+        return hasattr(self, "_reconciler") and self._reconciler.state()[1]
 
     def _lost(self) -> dict[str, object]:
         worst = self._settings.deadlines().worst_takeover_s(SLACK_S) if self._store.ttl_s else None

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from enforcer.cluster.identity import read_tiers
-from enforcer.lost.files import Promise, revoker_trouble, write_promises
+from enforcer.lost.files import Promise, read_promises, revoker_trouble, write_promises
 from enforcer.model.guarantee import Offer, Ready, offer
 from enforcer.model.lease import Guarantee, Lease
 from enforcer.model.resource import Device, ResourceId
@@ -30,8 +30,9 @@ _SWAP = "holds active swap"  # of storage/system.py: the one use of a leased dev
 class Promises:
     """One node's. Methods read a few small files of sysfs and the run directory, and never wait for a disk."""
 
-    def __init__(self, devices: Devices, run_dir: Path, *, root: Path = Path("/")) -> None:
-        self._devices, self._run_dir, self._root = devices, run_dir, root
+    def __init__(self, devices: Devices, run_dir: Path, *, adopted: Callable[[], bool], root: Path = Path("/")) -> None:
+        """``adopted()``: what this boot holds is known. Until then all that an earlier daemon has told stands."""
+        self._devices, self._run_dir, self._adopted, self._root = devices, run_dir, adopted, root
         self._leases: Mapping[ResourceId, Lease] = {}
         self._told: tuple[Promise, ...] | None = None  # None: unknown what an earlier daemon has told
 
@@ -45,9 +46,12 @@ class Promises:
         return self.offer(resources).guarantee
 
     def tell(self, leases: Iterable[Lease]) -> None:
-        """All that is held now, before anything is permitted under it. Raises OSError."""
+        """All that is held now, before anything is permitted under it. Raises OSError, ValueError."""
         self._leases = {lease.resource: lease for lease in leases}
-        promises = tuple(self._promises())
+        told = {promise.dev: promise for promise in self._promises()}
+        if not self._adopted():
+            told = {promise.dev: promise for promise in read_promises(self._run_dir)} | told
+        promises = tuple(told.values())
         if promises != self._told:
             write_promises(self._run_dir, promises)
             self._told = promises
@@ -58,7 +62,7 @@ class Promises:
             await asyncio.sleep(EVERY_S)
             try:
                 self.tell(self._leases.values())
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 log.critical("the revoker could not be told what it has to cut: %s", error)
 
     def _promises(self) -> Iterable[Promise]:

@@ -65,11 +65,9 @@ def python(source: str, **values: str) -> str:
     return f"exec /usr/bin/python3 -c {shell(head + source)}"
 
 
-def busy(node: Node, cluster: Cluster) -> dict[str, bool]:
-    """Whether the node writes to each of the four within a second."""
+def busy(node: Node, cluster: Cluster, began: list[int]) -> dict[str, bool]:
+    """Which of the four the node has written to since these marks."""
     disks = (cluster.ext4, cluster.xfs, cluster.disk)
-    began = [disk.mark() for disk in disks]
-    time.sleep(1)
     ext4, xfs, parts = (disk.writes_of(node, since=since) for disk, since in zip(disks, began, strict=True))
     raw = any(w.offset < SWAP_AT for w in parts)
     return {"ext4": bool(ext4), "xfs": bool(xfs), "raw": raw, "swap": any(w.offset >= SWAP_AT for w in parts)}
@@ -125,9 +123,22 @@ def test_who_loses_the_store_writes_nothing_after_its_session(
         one, f"mount -t ext4 {one.device(cluster.ext4)} /run/e && mount -t xfs {one.device(cluster.xfs)} /run/x"
     )
     story.works(one, f"mkswap {swap} && swapon {swap}")
-    for source, values in ((LOAD, {"root": "/run/e"}), (LOAD, {"root": "/run/x"}), (RAW, {"device": part}), (SWAP, {})):
+    story.works(one, "sync")
+    began = [disk.mark() for disk in disks]
+    loads = [
         one.spawn(python(source, **values))
-    until(20, lambda: all(busy(one, cluster).values()), lambda: f"all four are written to: {busy(one, cluster)}")
+        for source, values in (
+            (LOAD, {"root": "/run/e"}),
+            (LOAD, {"root": "/run/x"}),
+            (RAW, {"device": part}),
+            (SWAP, {}),
+        )
+    ]
+    until(
+        30,
+        lambda: all(busy(one, cluster, began).values()),
+        lambda: (busy(one, cluster, began), [load.output()[-300:] for load in loads]),
+    )
     held = {k: r.value["guarantee"] for k, r in etcd.records("/enforcer/lab/res/").items() if k.endswith("/node-1")}
     assert len(held) == 4 and set(held.values()) == {"cut"}, held
 

@@ -75,6 +75,22 @@ MUTANTS = (
         PROMISES + "test_the_revoker_hears_before_the_guard_does",
     ),
     Mutant(
+        "promise-forgotten",
+        "A daemon that starts forgets no promise of the one before it.",
+        "enforcer/workflow/promises.py",
+        "        if not self._adopted():\n",
+        "        if self._told and not self._adopted():\n",
+        PROMISES + "test_a_daemon_that_starts_forgets_no_promise",
+    ),
+    Mutant(
+        "promise-raised",
+        "What is in use already never comes to promise more.",
+        "enforcer/cluster/etcd_store.py",
+        "                promised = Guarantee.NONE  # what is in use",
+        "                pass  # what is in use",
+        "tests/unit/cluster/test_etcd_takeover.py::test_what_is_held_already_never_comes_to_promise_more",
+    ),
+    Mutant(
         "promise-uncuttable",
         "No cut is promised of a disk whose state cannot be set.",
         "enforcer/workflow/promises.py",

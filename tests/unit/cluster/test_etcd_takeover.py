@@ -65,3 +65,18 @@ def test_who_comes_back_before_the_write_is_not_taken_over(etcd_cluster: Cluster
             assert isinstance(answer, Denied) and answer.blocking[0].liveness is Liveness.LIVE
 
     play(etcd_cluster, scenario)
+
+
+def test_what_is_held_already_never_comes_to_promise_more(etcd_cluster: Cluster, etcd: EtcdServer) -> None:
+    """The revoker was told of it without a promise, and may not be told before the next failure."""
+
+    async def scenario(c: Cluster) -> None:
+        node = await c.boot("node-1")
+        await node.must_take("a")
+        node.store._guarantee = lambda _: Guarantee.CUT
+        both = await node.must_take("a", "b")
+        assert {lease.guarantee for lease in both.leases} == {Guarantee.NONE}
+        alone = await node.must_take("c")
+        assert [lease.guarantee for lease in alone.leases] == [Guarantee.CUT]
+
+    play(etcd_cluster, scenario)

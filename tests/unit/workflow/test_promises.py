@@ -35,7 +35,7 @@ def promises(node: Node, tmp_path: Path) -> Promises:
     """Of a node whose keeper leaves time for a cut, and whose revoker is at work."""
     write_session(tmp_path, SessionFacts(1, 1, 20), tiers=Tiers(cut_s=3.0))
     files.write_beat(tmp_path, Beat(boot_ns(), 1))
-    return Promises(node.devices, tmp_path, root=node.sysfs)
+    return Promises(node.devices, tmp_path, adopted=lambda: True, root=node.sysfs)
 
 
 def scsi(root: Path, name: str, subsystem: str = "scsi") -> None:
@@ -62,6 +62,20 @@ def test_the_disks_below_are_told_whatever_lies_on_them(node: Node, promises: Pr
     assert told(tmp_path) == {"sda1": ("sda",), "sdb": ("sdb",), "dm-0": ("sda", "sdb")}
     promises.tell([leased(A1, Guarantee.NONE), leased(B, Guarantee.WATCHDOG)])
     assert told(tmp_path) == {}
+
+
+def test_a_daemon_that_starts_forgets_no_promise(node: Node, promises: Promises, tmp_path: Path) -> None:
+    """Its first word, before it has read the store, must not be that nothing is promised."""
+    promises.tell([leased(A1)])
+    adopted = False
+    again = Promises(node.devices, tmp_path, adopted=lambda: adopted, root=node.sysfs)
+    again.tell([])
+    assert told(tmp_path) == {"sda1": ("sda",)}
+    again.tell([leased(B)])
+    assert told(tmp_path) == {"sda1": ("sda",), "sdb": ("sdb",)}
+    adopted = True
+    again.tell([leased(B)])
+    assert told(tmp_path) == {"sdb": ("sdb",)}
 
 
 def test_a_path_that_comes_later_is_told_too(node: Node, promises: Promises, tmp_path: Path) -> None:
