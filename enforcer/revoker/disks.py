@@ -15,7 +15,7 @@ import errno
 import os
 from pathlib import Path
 
-OFFLINE = b"offline"
+OFFLINE = b"offline\n"  # store_state_field() wants the newline
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ENXIO})
 
 
@@ -74,7 +74,7 @@ class Disk:
         if self.gone:
             return ""
         state = self._read("state")
-        if state != OFFLINE.decode():
+        if state != OFFLINE.decode().strip():
             return f"{self.name} is {state}"
         busy = int(self._read("device/device_busy")), *map(int, self._read("inflight").split())
         return f"{self.name} has {max(busy)} requests in flight" if any(busy) else ""

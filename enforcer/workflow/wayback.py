@@ -84,4 +84,4 @@ class WayBack:
 
     def _set_running(self, name: str) -> None:
         """drivers/scsi/scsi_sysfs.c, store_state_field; it looks at the disk anew, which may take its time."""
-        (self._root / "sys/block" / name / "device/state").write_text("running")
+        (self._root / "sys/block" / name / "device/state").write_text("running\n")

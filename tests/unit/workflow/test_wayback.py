@@ -61,5 +61,5 @@ def test_a_disk_comes_back_when_nothing_uses_it_and_the_session_lives(
         root=node.sysfs,
     )
     run(back.once())
-    assert (node.sysfs / "sys/block/sda/device/state").read_text() == state
+    assert (node.sysfs / "sys/block/sda/device/state").read_text().strip() == state
     assert told == (["cut", "cut-over"] if state == "running" else ["cut"])
