@@ -38,6 +38,7 @@ HOST = (
     "pacemaker-cli-utils",
     "qemu-system-x86",
     "resource-agents",
+    "sanlock",
     "systemd",
     "util-linux",
     "zstd",

@@ -47,7 +47,10 @@ async def unknown(store: SanlockStore, name: str, *, budget_s: float = 5.0) -> s
 
 
 async def held(store: SanlockStore) -> set[tuple[str, str]]:
-    return {(str(found.lease.resource), found.lease.holder.node) for found in await store.leases()}
+    try:
+        return {(str(found.lease.resource), found.lease.holder.node) for found in await store.leases()}
+    except StoreUnavailable as error:
+        raise AssertionError(f"it should have been readable: {error}") from error
 
 
 def play(
@@ -157,6 +160,35 @@ def test_a_write_that_comes_after_the_lease_was_given_away_undoes_nothing_and_is
         assert await held(one) == await held(two) == {("a", "node-2")}
         answer = await take(one, "a")
         assert isinstance(answer, Denied) and answer.standing is Standing.ELSEWHERE
+
+    play(sanlock_hosts, tmp_path, scenario)
+
+
+def test_nobody_reads_what_is_written_and_does_not_count_yet(
+    sanlock_hosts: SanlockHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(disk: Disk, one: SanlockStore, two: SanlockStore) -> None:
+        loop, looked = asyncio.get_running_loop(), Area._still
+        looks, seen = 0, list[object]()
+
+        async def read() -> None:
+            try:
+                seen.append(await one.leases())
+            except StoreUnavailable as error:
+                seen.append(error)
+
+        def pause(area: Area, fd: int, lease: Leader) -> None:
+            nonlocal looks
+            looks += lease.host_id == 2
+            if looks == 2:  # all is written
+                asyncio.run_coroutine_threadsafe(read(), loop).result(20)
+            looked(area, fd, lease)
+
+        monkeypatch.setattr(Area, "_still", pause)
+        answer = await take(two, "a", budget_s=20)
+        assert isinstance(answer, Granted)
+        assert [type(what) for what in seen] == [StoreUnavailable]
+        assert await held(one) == {("a", "node-2")}
 
     play(sanlock_hosts, tmp_path, scenario)
 
