@@ -104,12 +104,12 @@ class Reconciler:
                 self._notice("adopt", sentence)
             self._adopted = True
             self._scan = True
+        await self._leases.refresh()  # first: a node without a session cannot publish, and may have been taken over
         luns, digest = self._devices.luns(), self._policy().digest
         wanted = (luns, digest, self._session() if self._session else None)
         if wanted != self._published:
             await self._store.publish(luns, digest)
             self._published = wanted
-        await self._leases.refresh()
         if self._devices.set_seen_by(_others(await self._store.nodes(), self._me.node)):
             self._scan = self._to_remember = True
         self.conflicts.begin()

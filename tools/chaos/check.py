@@ -57,7 +57,8 @@ def check(tenures: Sequence[Tenure], writes: Iterable[Write], clock: Clock) -> V
         counted[write.node] += 1
         key = write.lun, write.node
         until = bisect.bisect_right(begins.get(key, []), write.at_s)
-        covering = [t for t in of.get(key, [])[:until][-2:] if _covers(t, write, clock)]
+        begun = of.get(key, [])[:until]
+        covering = [t for t in begun[-2:] if _covers(t, write, clock)]  # times of revisions are in their order
         if not covering:
             found.append(Violation(write.lun, write.at_s, _accused(write, tenures, clock)))
         elif not any(_surely(t, write, clock) for t in covering):
@@ -76,11 +77,11 @@ def check(tenures: Sequence[Tenure], writes: Iterable[Write], clock: Clock) -> V
 
 
 def _covers(tenure: Tenure, write: Write, clock: Clock) -> bool:
-    """Whether the lease can have been held when the write came."""
+    """Whether a lease that can have begun before the write can have lasted until then, and is of this boot."""
     if write.connected_s > clock.latest(tenure.first):
         return False  # granted to an earlier boot
     ended = clock.latest(tenure.last) if tenure.last is not None else float("inf")
-    return clock.earliest(tenure.first) <= write.at_s <= ended
+    return write.at_s <= ended
 
 
 def _surely(tenure: Tenure, write: Write, clock: Clock) -> bool:

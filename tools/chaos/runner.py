@@ -138,8 +138,8 @@ class Runner:
         me, other = self.machines[step.node], self.machines[3 - step.node]
         disk = self.targets[step.lun]
         self._fit(me, fenced=step.state is LeaseState.TAKEN_OVER)
-        if step.fault.ends_boot or (step.state is LeaseState.TAKEN_OVER and not me.fenced):
-            self._fit(other)
+        if step.fault.ends_boot or step.outlasts or (step.state is LeaseState.TAKEN_OVER and not me.fenced):
+            self._fit(other)  # without it nobody takes over, or wants to
         scene = Scene(self.cluster, me.node, self.etcd)
         inflict, lift = ACTS[step.fault.name]
         boot_id, rivals, user = me.node.boot_id, list[User](), None

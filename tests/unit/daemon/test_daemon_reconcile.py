@@ -14,6 +14,7 @@ from lab_node import ME, OTHER, PART, SAN, SECOND, A, B, Node, disk, run
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.daemon.reconcile import Reconciler
 from enforcer.kernel.abi import State
+from enforcer.model.errors import LeaseLost
 from enforcer.model.lease import NodeRecord
 from enforcer.model.resource import DevNum, ResourceId
 from enforcer.policy.rules import Defaults, Policy
@@ -333,6 +334,25 @@ def test_a_lease_that_was_lost_meanwhile_is_taken_again(turn: Round) -> None:
         assert turn.node.state(SECOND) is not State.LIVE
         await turn.go(3)
         assert turn.node.state(SECOND) is State.LIVE and turn.node.store.ours()
+
+    run(scenario())
+
+
+def test_a_node_without_a_session_hears_that_it_was_taken_over(turn: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A boot that was confirmed fenced gets no session any more, so it can publish nothing; it reads what it lost."""
+
+    async def scenario() -> None:
+        async def no_session(*_: object) -> None:
+            raise LeaseLost("this node has no live session in the lease store")
+
+        await turn.go()
+        await turn.node.take(turn.node.there[SECOND])
+        turn.node.count(SECOND, uses=1)
+        turn.session = SessionFacts(1, 2, 30)  # another than it published under
+        monkeypatch.setattr(turn.node.store, "publish", no_session)
+        turn.node.store.records.clear()
+        await turn.go()
+        assert turn.node.state(SECOND) is not State.LIVE
 
     run(scenario())
 
