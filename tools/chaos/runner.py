@@ -25,6 +25,7 @@ from tools.lab.disk import SharedDisk
 from tools.lab.vm import CommandFailed, Node
 
 TTL_S, RENEW_S = 10, 2.0
+CHECK_EVERY = 5  # steps
 HURT_S = 2.0  # how long a fault lasts
 PATIENCE_S = 20.0  # for a state to come about, and for a store that was just silent
 WWN = 0x5000C50015EA7200
@@ -108,7 +109,7 @@ class Runner:
         for step in steps:
             self._one(step)
             self.tally.steps += 1
-            if step.number % 10 == 0 and not well():
+            if (step.outlasts or step.number % CHECK_EVERY == 0) and not well():
                 return
         for machine in self.machines.values():
             self._booted(machine)
