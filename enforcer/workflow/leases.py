@@ -125,12 +125,10 @@ class Leases:
                 actions.update(
                     self._held.happened(lease.resource, lifecycle.Granted(lease.token, outcome.fresh, idle), lease)
                 )
-            if Action.REFUSE in actions:
+            denied = forgetful(outcome) if Action.REFUSE in actions else late
+            if denied:
                 self._publish()
-                return forgetful(outcome)
-            if late:
-                self._publish()
-                return late
+                return denied
             self._permit(outcome.leases, intent)
             granted = {lease.resource for lease in outcome.leases}
             denied = await self._until_session_live(budget_s) or await self._freshen(granted, want, in_use=not intent)
