@@ -13,6 +13,7 @@ STORE, AREA, MOMENT, INIT, RENEWALS = (
     "enforcer/keeper/renewals.py",
 )
 TESTS = "tests/unit/cluster/test_sanlock_store.py"
+NOT_WRITTEN = f"{TESTS}::test_nothing_is_written_under_a_lease_that_was_given_away_nor_for_a_caller_who_has_gone"
 COPIES = f"{TESTS}::test_one_damaged_copy_harms_nobody_and_two_are_unknown_never_what_was_before"
 SET_BACK = f"{TESTS}::test_an_area_or_a_lease_that_was_set_back_is_not_believed"
 INIT_TEST = (
@@ -36,7 +37,15 @@ MUTANTS = (
         AREA,
         "            self._still(fd, lease)\n            if time.monotonic() >= end_s:\n",
         "            if time.monotonic() >= end_s:\n",
-        f"{TESTS}::test_a_lease_that_was_given_away_before_the_write_is_not_written_under",
+        NOT_WRITTEN,
+    ),
+    Mutant(
+        "sanlock-writes-for-nobody",
+        "Nothing is begun to be written for a caller whose time is over.",
+        AREA,
+        "            if time.monotonic() >= end_s:\n",
+        "            if False:\n",
+        NOT_WRITTEN,
     ),
     Mutant(
         "sanlock-reads-unfinished",

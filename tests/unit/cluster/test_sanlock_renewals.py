@@ -21,9 +21,7 @@ SECOND = 1_000_000_000
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 5), st.integers(0, 3)), max_size=30))
-def test_t0_is_never_later_than_the_last_renewal_and_old_by_one_read_at_most(
-    steps: list[tuple[bool, int, int]],
-) -> None:
+def test_t0_is_never_later_than_the_last_renewal_nor_older_than_one_read(steps: list[tuple[bool, int, int]]) -> None:
     """Each step: whether sanlock renews, how much later we read, how long the read takes."""
     renewals, now, stamp, renewed_at, reads = Renewals(), 10, 1, 0, list[int]()
     for renews, later, takes in steps:

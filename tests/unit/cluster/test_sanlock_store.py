@@ -15,7 +15,8 @@ import pytest
 from lab_sanlock import BODY_BYTES, FIRST_TOKEN, JOIN_S, Disk, SanlockHosts
 
 from enforcer.cluster import sanlock_area
-from enforcer.cluster.sanlock_area import BLOCK, HEAD_AT, LOCK_AT, MIB, Area, Geometry, Leader
+from enforcer.cluster.sanlock_area import BLOCK, HEAD_AT, LOCK, LOCK_AT, MIB, Area, Geometry, Leader
+from enforcer.cluster.sanlock_socket import Hold, SanlockDaemon
 from enforcer.cluster.sanlock_store import SanlockStore
 from enforcer.model.errors import BadConfiguration, EnforcerError, LeaseLost, StoreUnavailable
 from enforcer.model.lease import Claim, Denied, Granted, Holder, Standing
@@ -193,7 +194,7 @@ def test_nobody_reads_what_is_written_and_does_not_count_yet(
     play(sanlock_hosts, tmp_path, scenario)
 
 
-def test_a_lease_that_was_given_away_before_the_write_is_not_written_under(
+def test_nothing_is_written_under_a_lease_that_was_given_away_nor_for_a_caller_who_has_gone(
     sanlock_hosts: SanlockHosts, tmp_path: Path
 ) -> None:
     async def scenario(disk: Disk, one: SanlockStore, two: SanlockStore) -> None:
@@ -204,6 +205,14 @@ def test_a_lease_that_was_given_away_before_the_write_is_not_written_under(
         before = keep(disk, HEAD_AT, disk_end() - HEAD_AT)
         with pytest.raises(StoreUnavailable, match="given the lease away"):
             area.write(mine, FIRST_TOKEN + mine.lver, b"{}", end_s=time.monotonic() + 5)
+        hold = await SanlockDaemon(sanlock_hosts.host(1).socket).hold(disk.space(1), LOCK, LOCK_AT, budget_s=5)
+        assert isinstance(hold, Hold)
+        try:
+            mine = area.leader()
+            with pytest.raises(StoreUnavailable, match="too long"):
+                area.write(mine, FIRST_TOKEN + mine.lver, b"{}", end_s=time.monotonic() - 0.1)
+        finally:  # sanlock kills whoever still holds a lease in a lock space that is left
+            await hold.give_back(budget_s=5)
         assert keep(disk, HEAD_AT, disk_end() - HEAD_AT) == before
 
     play(sanlock_hosts, tmp_path, scenario)
