@@ -30,13 +30,14 @@ class Result:
     faults: Sequence[Fault] = FAULTS
 
     def problems(self) -> list[str]:
-        """Why it is no good run; empty if it is. A plan that is too short to reach every cell need not."""
+        """Why it is no good run; empty if it is. A plan too short for every cell need not reach them, nor one that was
+        ended by what it found."""
         found = [f"{v.lun}: {v.what}" for v in self.verdict.violations[:5]]
         if not all(self.verdict.writes.get(node, 0) for node in ("node-1", "node-2")):
             found.append("a node wrote nothing, so nothing is proven")
         if self.failed:
             found.append(self.failed)
-        if self.planned >= len(cells(self.faults)):
+        if not self.verdict.violations and self.planned >= len(cells(self.faults)):
             empty = [cell for cell in cells(self.faults) if not self.reached[cell]]
             found += [f"never reached: {fault}, {state}" for fault, state in empty]
             if self.verdict.takeovers < LEAST_TAKEOVERS:
