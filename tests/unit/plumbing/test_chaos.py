@@ -17,6 +17,7 @@ from tools.chaos.faults import ACTS
 from tools.chaos.history import Change, Clock, Won, Write, tenures
 from tools.chaos.plan import BOOT_STEPS, FAULTS, Fault, Hold, LeaseState, cells, plan
 from tools.chaos.report import Result, summary
+from tools.chaos.uses import CLOSING, LIVE, Standing
 from tools.lab.disk import LogReader
 
 RES = "/enforcer/lab/res/"
@@ -236,6 +237,13 @@ def test_a_run_that_is_no_good_says_why(bad: Result, what: str) -> None:
 
 def test_a_plan_too_short_for_every_cell_need_not_reach_them() -> None:
     assert not result(8, planned=8, takeovers=1).problems()
+
+
+def test_a_lease_expires_once_every_renewal_that_may_fail_has_failed() -> None:
+    ttl_s, renew_s = 10, 2.0  # stop after 9.48 s, expiring after 6 s: 3.48 s before it
+    state = {left_s: Standing(LIVE, 7, left_s).expiring(ttl_s, renew_s) for left_s in (9.4, 3.5, 3.4, 0.1, 0.0, -1.0)}
+    assert state == {9.4: False, 3.5: False, 3.4: True, 0.1: True, 0.0: False, -1.0: False}
+    assert not Standing(CLOSING, 7, 1.0).expiring(ttl_s, renew_s)
 
 
 def test_every_fault_of_the_plan_can_be_done() -> None:
