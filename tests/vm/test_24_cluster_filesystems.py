@@ -113,17 +113,12 @@ def test_two_nodes_have_a_gfs2_at_once(mounted: None, story: Story, cluster: Clu
     _free(cluster, story, two)
 
 
-@pytest.mark.parametrize("way", EXCLUSIVE, ids=lambda way: way.name)
-def test_what_needs_it_alone_is_refused_by_name(
-    mounted: None, story: Story, cluster: Cluster, two: Node, way: Way
-) -> None:
+def test_what_needs_it_alone_is_refused_by_name(mounted: None, story: Story, cluster: Cluster, two: Node) -> None:
     mark = cluster.disk.mark()
-    story.refused(two, way, story.part(two), "node-1")
-    assert not cluster.disk.writes_of(two, since=mark)
-
-
-def test_a_whole_disk_is_refused_while_a_part_is_shared(mounted: None, story: Story, two: Node) -> None:
+    for way in EXCLUSIVE:
+        story.refused(two, way, story.part(two), "node-1")
     story.refused(two, ways.WHOLE_DISK[0], two.device(story.disk), "node-1")
+    assert not cluster.disk.writes_of(two, since=mark)
 
 
 def test_who_has_it_alone_keeps_the_cluster_out(
