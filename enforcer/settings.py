@@ -48,6 +48,13 @@ class OnConflict(StrEnum):
     CUT = "cut"
 
 
+class ViewKind(StrEnum):
+    """Cluster managers whose word counts beside the store's."""
+
+    NONE = "none"
+    PACEMAKER = "pacemaker"
+
+
 class SettingsErrors(LocatedErrors):
     """The configuration cannot be used."""
 
@@ -110,6 +117,15 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """[cluster]"""
+
+    view: ViewKind = _setting(  # noqa: RUF009, it is a field()
+        ViewKind.NONE, "The cluster manager that is asked beside the store: none or pacemaker", kind="view"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Paths:
     """[paths]"""
 
@@ -157,6 +173,7 @@ class Settings:
 
     node: Node = field(default_factory=Node)
     store: Store = field(default_factory=Store)
+    cluster: Cluster = field(default_factory=Cluster)
     paths: Paths = field(default_factory=Paths)
     daemon: Daemon = field(default_factory=Daemon)
     keeper: Keeper = field(default_factory=Keeper)
@@ -200,6 +217,7 @@ def _shown(kind: str, value: object) -> object:
 SECTIONS: dict[str, type] = {
     "node": Node,
     "store": Store,
+    "cluster": Cluster,
     "paths": Paths,
     "daemon": Daemon,
     "keeper": Keeper,
@@ -415,6 +433,10 @@ def _read_conflict(table: Fields, setting: Setting) -> OnConflict:
     return table.choice(setting.key, OnConflict, OnConflict.ALERT)
 
 
+def _read_view(table: Fields, setting: Setting) -> ViewKind:
+    return table.choice(setting.key, ViewKind, ViewKind.NONE)
+
+
 _READERS: dict[str, Callable[[Fields, Setting], object]] = {
     "name": _read_name,
     "word": _read_word,
@@ -427,4 +449,5 @@ _READERS: dict[str, Callable[[Fields, Setting], object]] = {
     "pauses": _read_pauses,
     "store": _read_store,
     "conflict": _read_conflict,
+    "view": _read_view,
 }

@@ -101,6 +101,7 @@ def status_grid(data: Mapping[str, object]) -> list[Table | Text]:
     ttl = f", time to live {_plain(store.get('ttl_s'))} s" if store.get("ttl_s") else ""
     said = f"{text(store, 'kind')}: {reach}{ttl}{detail}"
     grid.add_row("store", cell(said, "green" if reachable else "bold red"))
+    _add_cluster(grid, mapping(data, "cluster"))
     alive = keeper.get("alive") is True
     beat = f"alive, next deadline in {_plain(keeper.get('deadline_in_s'))} s" if alive else "NOT ALIVE"
     grid.add_row("keeper", cell(beat, "green" if alive else "bold red"))
@@ -125,6 +126,13 @@ def status_grid(data: Mapping[str, object]) -> list[Table | Text]:
     return [grid, *(cell(f"! {warning}", "bold yellow") for warning in texts(data, "warnings"))]
 
 
+def _add_cluster(grid: Table, cluster: Mapping[str, object]) -> None:
+    """One line about the cluster manager; none where nobody is asked."""
+    if text(cluster, "view") not in ("", "none"):
+        style = "green" if text(cluster, "quorum") == "held" else "bold red"
+        grid.add_row("cluster", cell(text(cluster, "detail"), style))
+
+
 def who_tables(data: Mapping[str, object]) -> list[Table | Text]:
     """``who``: leases, then this node's devices, then nodes, then what does not agree."""
     drawn: list[Table | Text] = []
@@ -141,6 +149,9 @@ def who_tables(data: Mapping[str, object]) -> list[Table | Text]:
         drawn += [Text(""), _nodes(nodes)]
     for lease in leases:
         drawn += fencing(lease)
+    cluster = mapping(data, "cluster")
+    if text(cluster, "view") not in ("", "none"):
+        drawn += [Text(""), cell(text(cluster, "detail"), "" if text(cluster, "quorum") == "held" else "bold red")]
     drawn += [cell(f"! {said}", "bold red") for said in texts(data, "disagreements")]
     return drawn
 

@@ -153,6 +153,7 @@ def _decided(record: Record) -> str:
         Source.POLICY: f"{outcome} by the policy alone, {store} was not asked",
         Source.STORE: f"{outcome} by {store}",
         Source.VETO: f"{outcome} by what stands on the disk ({record.veto}), although {store} granted the lease",
+        Source.VIEW: f"{outcome} by the cluster manager ({record.veto}), {store} was not asked",
         Source.SYSTEM: f"{outcome}: a device that the system itself stands on is never guarded",
         Source.CLUSTER: f"{outcome} because of the stack that the cluster filesystem hangs on; {store} was not asked",
         Source.GUARD: f"{outcome} inside the kernel by its device table, without asking the daemon",

@@ -25,6 +25,7 @@ from enforcer.policy.rules import Policy
 from enforcer.storage import usage
 from enforcer.workflow.asks import Asks
 from enforcer.workflow.conflicting import Conflicts, Cut
+from enforcer.workflow.consent import Consent
 from enforcer.workflow.devices import Devices, Known
 from enforcer.workflow.leases import Leases
 
@@ -49,10 +50,12 @@ class Reconciler:
         cache: Path,
         board: Board | None = None,
         cut: Cut | None = None,
+        consent: Consent | None = None,
     ) -> None:
         """``cache`` keeps what other nodes see over a restart; ``session`` is None for a store without sessions."""
         self._store, self._devices, self._leases, self._asks, self._me = store, devices, leases, asks, me
         self._policy, self._notice, self._session, self._cache = policy, notice, session, cache
+        self._consent = consent
         self._published: tuple[object, ...] | None = None
         self._adopted = False
         self._scan, self._to_remember = True, False
@@ -160,7 +163,10 @@ class Reconciler:
     async def _take(self, known: Known) -> bool:
         """True if it is leased now."""
         device = known.device
-        denied = await self._leases.take_in_use(device, budget_s=3.0)
+        if self._consent is not None:
+            denied = await self._consent.take_in_use(self._leases, device)
+        else:
+            denied = await self._leases.take_in_use(device, budget_s=3.0)
         if denied is None:
             self._notice("adopt", f"{device.name}, in use here, is leased now")
             return True

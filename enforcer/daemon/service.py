@@ -25,10 +25,12 @@ from enforcer.cluster.etcd_session import SLACK_S
 from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.external_store import ExternalStore
 from enforcer.cluster.identity import holder, node_name, read_session
+from enforcer.cluster.pacemaker import PacemakerView
 from enforcer.cluster.sanlock_socket import Space
 from enforcer.cluster.sanlock_store import SanlockStore
 from enforcer.cluster.sqlite_store import SqliteStore
 from enforcer.cluster.store import LeaseStore
+from enforcer.cluster.view import ClusterView, NoCluster
 from enforcer.daemon import layered, probe
 from enforcer.daemon.control import Control
 from enforcer.daemon.notify import notify
@@ -48,11 +50,12 @@ from enforcer.model.resource import UseKind
 from enforcer.policy import parse
 from enforcer.policy.engine import kernel_fstypes
 from enforcer.policy.rules import Implicit, MultiAttached, Policy, RuleMode
-from enforcer.settings import OnConflict, Settings, StoreKind
+from enforcer.settings import OnConflict, Settings, StoreKind, ViewKind
 from enforcer.settings import load as load_settings
 from enforcer.storage.uevents import UeventSocket
 from enforcer.workflow.asks import Asks
 from enforcer.workflow.conflicting import Cut
+from enforcer.workflow.consent import Consent, locate, vouched
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.judge import Judge
 from enforcer.workflow.layers import HOST
@@ -135,7 +138,12 @@ class Service:
         return EtcdBoard(self._access, self._settings.store.cluster, self._holder)
 
     def _is_multi_attached(self, lun: str) -> bool:
-        """For the one-node store: does the hardware or a rule say that other nodes see this LUN?"""
+        """For the one-node store: does the hardware or a rule say that other nodes see this LUN?
+
+        It does not matter for what the cluster manager vouches for.
+        """
+        if vouched(lun):
+            return False
         for device in self._devices.on_lun(lun):
             known = self._devices.known[device.dev]
             rule = self.policy.rule(known.guarding.rule) if known.guarding.rule else None
@@ -143,6 +151,18 @@ class Service:
             if stated or (stated is None and device.attached_by != "local"):
                 return True
         return False
+
+    def _make_view(self) -> ClusterView:
+        if self._settings.cluster.view is ViewKind.NONE:
+            return NoCluster()
+        alone = self._settings.store.kind is StoreKind.SQLITE
+        return PacemakerView(
+            lambda path: locate(path, self._devices.resolve), lease_store=not alone, changed=self._quorum_changed
+        )
+
+    def _quorum_changed(self, quorate: bool) -> None:
+        log.warning("the cluster has %s quorum", "a" if quorate else "no")
+        self.recorder.notice("quorum", f"the cluster has {'a' if quorate else 'no'} quorum", {"quorate": quorate})
 
     async def run(self) -> None:
         """Start, serve until :meth:`stop`, end in order. Raises EnforcerError if it cannot start."""
@@ -212,6 +232,8 @@ class Service:
         await asyncio.to_thread(self._devices.rescan)
         tables.introduce(0, os.getpid())
         await self._store.open()
+        self._view = self._make_view()
+        consent = Consent(self._view, self._store, self._holder.node, self.recorder.notice)
         judge = Judge(
             self._holder.node,
             lambda: self.policy,
@@ -220,6 +242,7 @@ class Service:
             self._store.name,
             tables,
             self._run_dir,
+            consent,
         )
         self._reactions = Reactions(
             self._devices,
@@ -259,6 +282,7 @@ class Service:
             cache=self._state_dir / "seen.json",
             board=self._board(),
             cut=self._cut if self._settings.daemon.on_conflict is OnConflict.CUT else None,
+            consent=consent,
         )
         await self._reconciler.once()
         tables.configure(enforce=1, strict=0, unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
@@ -274,6 +298,7 @@ class Service:
                 reactions=self._reactions,
                 recorder=self.recorder,
                 store=self._store,
+                view=self._view,
                 holder=self._holder,
                 run_dir=self._run_dir,
                 audit_only=self._audit_only,
@@ -299,6 +324,7 @@ class Service:
         self._spawn(self._promises.run())
         back = WayBack(self._devices, self._run_dir, busy=self._leases.busy, notice=self.recorder.notice)
         self._spawn(back.run())
+        self._spawn(consent.run())
         self._spawn(self._watch_kernel())
         self.recorder.notice(
             "start",
@@ -332,6 +358,8 @@ class Service:
             )
         self.recorder.notice("stop", "enforcerd stopped", {"gate stays": self._pins is not None})
         self.recorder.close()
+        if hasattr(self, "_view"):
+            await self._view.close()
         await self._store.close()
 
     async def _find_uses(self) -> None:

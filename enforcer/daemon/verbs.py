@@ -9,6 +9,7 @@ from pathlib import Path
 
 from enforcer.cluster.identity import read_session
 from enforcer.cluster.store import LeaseStore
+from enforcer.cluster.view import ClusterView
 from enforcer.daemon import layered, report
 from enforcer.daemon.reactions import Reactions
 from enforcer.daemon.recorder import Recorder
@@ -39,6 +40,7 @@ class Parts:
     reactions: Reactions
     recorder: Recorder
     store: LeaseStore
+    view: ClusterView
     holder: Holder
     run_dir: Path
     audit_only: bool
@@ -82,6 +84,7 @@ class Verbs:
                 "detail": trouble_of_store,
                 "ttl_s": self._parts.store.ttl_s,
             },
+            "cluster": await self._cluster(),
             "enforcing": bool(config.enforce),
             "kernel": {
                 "programs": len(self._parts.attached.programs),
@@ -133,7 +136,12 @@ class Verbs:
             "node": self._parts.holder.node,
             "boot_id": self._parts.holder.boot_id,
             "trouble": trouble,
+            "cluster": await self._cluster(),
         }
+
+    async def _cluster(self) -> dict[str, object]:
+        health = await self._parts.view.health()
+        return {"view": self._parts.view.name, "quorum": str(health.quorum), "detail": health.said}
 
     async def fence_confirm(self, request: Mapping[str, object]) -> dict[str, object]:
         """Record that a boot of a node is silent for ever."""

@@ -25,6 +25,7 @@ class Source(StrEnum):
     STORE = "store"  # the lease store
     VETO = "veto"  # a mark on the disk itself
     CLUSTER = "cluster"  # the stack that a cluster filesystem hangs on
+    VIEW = "view"  # the cluster manager
     SYSTEM = "system"  # a system device is never guarded
     GUARD = "guard"  # the kernel table, without an ask
     DEADLINE = "deadline"  # no answer in time: on_deadline
@@ -84,4 +85,4 @@ class Verdict:
     carrier: bool = False  # a multipath map takes its paths: no lease, and no use
     shared: bool = False  # a cluster filesystem, under a lease that other nodes may have too
     final: bool = True  # False: a later gate judges the same intent, and its verdict is the one for the record
-    veto: str = ""  # which kind of mark objects, if Source.VETO
+    veto: str = ""  # which kind of mark objects, if Source.VETO; which cluster manager, if Source.VIEW

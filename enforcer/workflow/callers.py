@@ -19,6 +19,7 @@ _PROC = Path("/proc")
 SYSCALLS = {
     165: "mount",
     167: "swapon",
+    168: "swapoff",
     431: "fsconfig",
     2: "open",
     257: "openat",

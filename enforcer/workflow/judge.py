@@ -8,11 +8,13 @@ uses a rule lists: rules select and shape, safety does not hang on them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from enforcer.cluster.view import Opinion, Stance
 from enforcer.kernel import abi
 from enforcer.kernel.tables import Tables
 from enforcer.model.clock import boot_ns
@@ -26,10 +28,12 @@ from enforcer.policy.engine import MULTIPATH_TARGET, Action, Decision, Facts, de
 from enforcer.policy.rules import FailMode, MultiAttached, Policy, RuleMode
 from enforcer.workflow import callers
 from enforcer.workflow.clustered import Clustered
+from enforcer.workflow.consent import Consent, vouching
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
 from enforcer.workflow.resolver import Question, Resolver
 
+STALE_S = 2.0  # after which what the cluster manager said is asked for again
 POLL_S = 0.25  # while a caller waits for a holder that is about to release
 
 
@@ -45,10 +49,12 @@ class Judge:
         store_name: str,
         tables: Tables,
         scratch: Path,
+        consent: Consent | None = None,
     ) -> None:
         self._node, self._policy, self._devices, self._leases = node, policy, devices, leases
         self._store, self._resolver = store_name, Resolver(devices, leases, tables, scratch)
         self._clustered = Clustered(scratch)
+        self._consent = consent
 
     def intent_of(self, question: Question) -> Intent:
         """The ask in the model's words, not yet resolved."""
@@ -186,24 +192,55 @@ class Judge:
         if isinstance(want, Denied):
             refused = self._refusal(decision, intent, Source.CLUSTER, want.reason, stages, want)
             return replace(refused, remedy=want.remedy)
+        freed = False
         wait_until_ns = min(deadline_ns, boot_ns() + int(decision.wait_s * 1e9))
         while True:
+            opinion = await self._asked(intent, device)
+            if opinion is not None and opinion.objects:
+                if boot_ns() + POLL_S * 1e9 >= wait_until_ns:
+                    return self._objection(decision, intent, opinion, stages)
+                await asyncio.sleep(POLL_S)
+                continue
             budget_s = max(0.1, (deadline_ns - boot_ns()) / 1e9 - 0.5)
+            asked_ns = boot_ns()
             try:
-                outcome = await self._leases.acquire(
-                    device, intent.id, {k: v for k, v in facts.items() if v}, budget_s=budget_s, want=want
-                )
+                with vouching(opinion, device) if opinion is not None else contextlib.nullcontext():
+                    outcome = await self._leases.acquire(
+                        device, intent.id, {k: v for k, v in facts.items() if v}, budget_s=budget_s, want=want
+                    )
             except EnforcerError as error:
                 outcome = Denied(Standing.UNKNOWN, str(error), remedy=error.hint)
             if not isinstance(outcome, Denied):
-                verdict = self._verdict(decision, Effect.PERMIT, Source.STORE, "the lease is held here", stages)
+                if opinion is not None and boot_ns() - asked_ns > STALE_S * 1e9:  # it may have changed its mind
+                    opinion = await self._asked(intent, device)
+                    if opinion is not None and opinion.objects:
+                        self._leases.permit_over(intent.id)
+                        return self._objection(decision, intent, opinion, stages)
+                reason = "the lease is held here"
+                if opinion is not None and opinion.stance is Stance.VOUCHES:
+                    reason = f"{reason}, and {opinion.reason}"
+                verdict = self._verdict(decision, Effect.PERMIT, Source.STORE, reason, stages)
                 return replace(verdict, token=outcome.token, shared=want.mode is Mode.CW)
+            if self._consent is not None and not freed and outcome.blocking:
+                freed = await self._consent.freed(outcome.blocking)
+                if freed:
+                    continue
             if outcome.standing is not Standing.ELSEWHERE or boot_ns() + POLL_S * 1e9 >= wait_until_ns:
                 break
             await asyncio.sleep(POLL_S)
         source = Source.VETO if outcome.veto else Source.STORE
         verdict = self._refusal(decision, intent, source, outcome.reason, stages, outcome)
         return replace(verdict, blocking=outcome.blocking, remedy=outcome.remedy, veto=outcome.veto)
+
+    async def _asked(self, intent: Intent, device: Device) -> Opinion | None:
+        if self._consent is None:
+            return None
+        return await self._consent.of(intent, covered=self._leases.covered(device))
+
+    def _objection(self, decision: Decision, intent: Intent, opinion: Opinion, stages: dict[str, int]) -> Verdict:
+        verdict = self._refusal(decision, intent, Source.VIEW, opinion.reason, stages)
+        name = self._consent.view.name if self._consent is not None else ""
+        return replace(verdict, remedy=opinion.remedy, veto=name)
 
     def _refusal(
         self,

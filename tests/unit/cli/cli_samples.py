@@ -13,6 +13,7 @@ STATUS = {
     "node": "node-2", "boot_id": ORIGIN.boot_id, "session": "7f3a", "mode": "enforce", "generation": 7,
     "policy_digest": "ab" * 32, "enforcing": True, "devices": 3, "warnings": [],
     "store": {"kind": "etcd", "reachable": True, "detail": "3 members", "ttl_s": 30},
+    "cluster": {"view": "pacemaker", "quorum": "held", "detail": "pacemaker: quorate (3 of 3 votes)"},
     "kernel": {"programs": 12, "misses": 0, "drops": 0}, "keeper": {"alive": True, "deadline_in_s": 21.4},
     "counters": {"asks": 40, "permits": 37, "refusals": 3, "would_refuse": 0},
 }  # fmt: skip
@@ -35,6 +36,7 @@ WHO = {
          "luns": ["wwn-0x5000c500aa"]},
         {"node": "node-2", "boot_id": ORIGIN.boot_id, "live": True, "policy_digest": "ab" * 32, "luns": []},
     ],
+    "cluster": STATUS["cluster"],
     "disagreements": ["wwn-0x5000c500aa: the store says node-1, the kernel table of node-2 says live"],
 }  # fmt: skip
 

@@ -30,6 +30,13 @@ def test_the_audit_table_fits_the_terminal(width: int) -> None:
     assert all(len(line) <= max(width, 80) for line in text.splitlines())
 
 
+def test_the_cluster_manager_has_a_line_where_there_is_one() -> None:
+    line = "pacemaker: quorate (3 of 3 votes)"
+    assert line in drawn(*render.status_grid(STATUS)) and line in drawn(*render.who_tables(WHO))
+    none = {"cluster": {"view": "none", "quorum": "none", "detail": line}}
+    assert line not in drawn(*render.status_grid(STATUS | none), *render.who_tables(WHO | none))
+
+
 def test_colour_is_for_terminals_and_not_where_it_is_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -60,11 +67,12 @@ def test_no_renderer_lets_a_hostile_name_through(name: str) -> None:
     stranded = {**lease, "liveness": "stranded"}
     node = {"node": name, "boot_id": name, "live": True, "policy_digest": name, "luns": [name]}
     who = {"leases": [lease, stranded], "devices": [device], "nodes": [node], "disagreements": [name]}
+    who["cluster"] = {"view": name, "quorum": name, "detail": name}
     status = {
         **dict.fromkeys(STATUS, name), "warnings": [name], "counters": {name: name},
         "store": {"kind": name, "reachable": False, "detail": name, "ttl_s": name},
         "kernel": {"programs": [name], "misses": name, "drops": {name: name}},
-        "keeper": {"deadline_in_s": name},
+        "keeper": {"deadline_in_s": name}, "cluster": who["cluster"],
     }  # fmt: skip
     things = [
         render.audit_table(rows, 100),

@@ -7,11 +7,17 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from enforcer.cluster.pacemaker import PacemakerView
+from enforcer.cluster.view import NoCluster, Opinion, Stance
 from enforcer.daemon.service import Service
 from enforcer.model.lease import Claim, Granted
-from enforcer.model.resource import ResourceId
+from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.settings import parse
+from enforcer.workflow.consent import vouching
 
 GFS_CLUSTERD = Path(__file__).resolve().parents[3] / "tools/examples/gfs_clusterd.py"
 
@@ -43,6 +49,47 @@ def test_an_external_store_is_the_one_of_the_settings_and_needs_no_deadline(tmp_
 
     asyncio.run(scenario())
     assert json.loads((tmp_path / "state/external-tokens.json").read_text())["highest"] == {"wwn-a": 1}
+
+
+@pytest.mark.parametrize(("store", "lease_store"), [("sqlite", False), ("external", True)])
+def test_the_view_of_the_settings_knows_whether_a_store_for_several_nodes_stands_beside_it(
+    tmp_path: Path, store: str, lease_store: bool
+) -> None:
+    text = f"""
+        [node]
+        name = "node-1"
+        [store]
+        kind = "{store}"
+        {'socket = "/run/none"' if lease_store else ""}
+        [cluster]
+        view = "pacemaker"
+        [paths]
+        state_dir = "{tmp_path}"
+        run_dir = "{tmp_path}"
+        policy_dirs = ["{tmp_path}"]
+    """
+    view = Service(parse(text), pinned=False, audit_only=False)._make_view()
+    assert isinstance(view, PacemakerView) and view._lease_store is lease_store
+    none = Service(parse(text.replace('"pacemaker"', '"none"')), pinned=False, audit_only=False)._make_view()
+    assert isinstance(none, NoCluster)
+
+
+def test_no_lease_of_a_multi_attached_lun_but_for_what_the_cluster_vouches_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the store of one node."""
+    text = (
+        f'[node]\nname = "n"\n[paths]\nstate_dir = "{tmp_path}"\nrun_dir = "{tmp_path}"\npolicy_dirs = ["{tmp_path}"]'
+    )
+    service = Service(parse(text), pinned=False, audit_only=False)
+    device = Device(DevNum(8, 0), "sda", (ResourceId("wwn-a"),), (), attached_by="fc")
+    known = SimpleNamespace(device=device, guarding=SimpleNamespace(rule=""))
+    service._devices = SimpleNamespace(on_lun=lambda lun: [device], known={device.dev: known})  # type: ignore[assignment]
+    for stance in (Stance.NO_OBJECTION, Stance.OBJECTS):
+        with vouching(Opinion(stance, ""), device):
+            assert service._is_multi_attached("wwn-a")
+    with vouching(Opinion(Stance.VOUCHES, ""), device):
+        assert not service._is_multi_attached("wwn-a") and service._is_multi_attached("wwn-b")
 
 
 def test_a_sanlock_store_is_the_one_of_the_settings_and_its_disk_is_never_guarded(tmp_path: Path) -> None:

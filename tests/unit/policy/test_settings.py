@@ -41,6 +41,7 @@ def test_everything(tmp_path: Path) -> None:
         'ca = "/ca"\ncert = "/cert"\nkey = "/key"\nserver_name = "etcd"\nusername = "u"\npassword_file = "/pw"\n'
         'device = "/dev/disk/by-id/x"\nhost_id = 3\nio_timeout = "5s"\n'
         'command = ["/usr/libexec/peer", "-v"]\nsocket = "/run/peer.sock"\n'
+        '[cluster]\nview = "pacemaker"\n'
         '[paths]\nstate_dir = "/s"\nrun_dir = "/r"\nlog_dir = "/l"\nbpffs = "/b"\npolicy_dirs = ["/p"]\n'
         '[daemon]\ngroup = "g"\non_conflict = "cut"\n[keeper]\nrestart = ["x", "y"]\nprogress_timeout = "2s"\n'
         '[lost]\ncut = "0s"\nhypervisor_pauses = "no"\nwatchdog = "/dev/watchdog1"\nwatchdog_timeout = "20s"\n'
