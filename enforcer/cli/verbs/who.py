@@ -10,7 +10,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 
-from enforcer.audit.loose import mapping, mappings, text, texts
+from enforcer.audit.loose import mapping, mappings, number, text, texts
 from enforcer.cli.client import Client
 from enforcer.cli.output import Output
 from enforcer.model.errors import EnforcerError, Exit
@@ -40,6 +40,8 @@ def run(options: Namespace, output: Output) -> int:
         devices = [text(device, "dev") for device in mappings(data, "devices")]
         told = Client(options.socket, timeout=WATCH_S).ask("layers", {"devices": devices})
         more = [line for each in mappings(told, "layers") for line in texts(each, "disagreements")]
+        if number(told, "left_out"):
+            more.append(f"{number(told, 'left_out')} more devices were not looked at: name one of them")
         said = dict.fromkeys((*texts(data, "disagreements"), *more))
         data = {**data, "layers": list(mappings(told, "layers")), "disagreements": list(said)}
     if options.json:
