@@ -180,7 +180,7 @@ def test_another_etcd_cluster_is_not_believed(
             session = one.session
             one.configure(members.url)
             reload()
-            await until(lambda: "not renewed: the lease store is another one than before" in caplog.text)
+            await until(lambda: "not renewed: this is another etcd cluster" in caplog.text)
             assert one.session == session
             one.configure(etcd.url)
             reload()
