@@ -48,7 +48,7 @@ def clause(record: Record, zone: tzinfo | None = None) -> str:
     if record.holder is None or (name and name in record.reason):
         return in_zone(record.reason, zone) or "no reason was recorded"
     holder = record.holder
-    if holder.liveness == Liveness.STRANDED:
+    if holder.liveness in (Liveness.STRANDED, Liveness.PREEMPTIBLE):
         return f"is held by {holder.node}, which is silent but not proven dead"
     if holder.liveness in (Liveness.FENCED, Liveness.REBOOTED, Liveness.SILENT):
         return f"is still held by {holder.node}, which is {holder.liveness}"

@@ -31,6 +31,7 @@ _LIVENESS: Final = {
     Liveness.LIVE: "it is alive and renews its session",
     Liveness.STRANDED: "stranded: it is silent, and nothing proves that it no longer writes",
     Liveness.SILENT: "it is silent for longer than its guarantee takes",
+    Liveness.PREEMPTIBLE: "it is silent, and its reservation can be preempted by a node that uses reservations",
     Liveness.FENCED: "a fencing of that boot was confirmed",
     Liveness.REBOOTED: "the machine is back under another boot id",
 }
@@ -230,7 +231,7 @@ def _by_holder(record: Record) -> tuple[str, ...]:
     holder = record.holder
     assert holder is not None
     look = f"enforcer who {holder.resource or record.device_name}".rstrip()
-    if holder.liveness == Liveness.STRANDED:
+    if holder.liveness in (Liveness.STRANDED, Liveness.PREEMPTIBLE):
         return (
             f"make sure that {holder.node} is off or cut off from the storage, and only then:",
             f"enforcer fence confirm {holder.node} --boot-id {holder.boot_id}",

@@ -56,8 +56,11 @@ class Witness:
             return Liveness.LIVE  # another session on the same boot is the same running kernel
         if (holder.node, holder.boot_id) in self.fenced:
             return Liveness.FENCED
-        if present is None and guarantee in SELF_FENCING and (holder.node, holder.boot_id) in self.gone:
-            return Liveness.SILENT
+        if present is None and (holder.node, holder.boot_id) in self.gone:
+            if guarantee in SELF_FENCING:
+                return Liveness.SILENT
+            if guarantee is Guarantee.RESERVATION:
+                return Liveness.PREEMPTIBLE
         return Liveness.STRANDED if present is None else Liveness.REBOOTED
 
 
@@ -112,9 +115,17 @@ class Ruling:
         return token if token is not None and all(sure.get(r) == token for r in self.wanted) else None
 
     @property
+    def absent(self) -> frozenset[str]:
+        """Nodes of which the write must compare that they have no session: who is taken over because it has none."""
+        why = (Liveness.SILENT, Liveness.PREEMPTIBLE)
+        return frozenset(h.lease.holder.node for h in self.taken_over if h.liveness in why)
+
+    @property
     def silenced(self) -> frozenset[tuple[str, str]]:
-        """(node name, boot id) of everybody who is taken over by time: the write must compare that these nodes
-        have no session, and record a fencing fact about each."""
+        """(node name, boot id) of everybody who is taken over by time: the write must record a fencing fact about each.
+
+        None about who is preempted: the storage silences it on this LUN alone.
+        """
         gone = (h.lease.holder for h in self.taken_over if h.liveness is Liveness.SILENT)
         return frozenset((holder.node, holder.boot_id) for holder in gone)
 
@@ -142,8 +153,11 @@ def may_take_over(held: HeldLease) -> bool:
     return held.liveness in (Liveness.FENCED, Liveness.REBOOTED, Liveness.SILENT)
 
 
-def judge(claims: Iterable[Claim], me: Holder, held: Iterable[HeldLease]) -> Ruling:
-    """Hold the wanted set against all leases on its LUNs (more do no harm)."""
+def judge(claims: Iterable[Claim], me: Holder, held: Iterable[HeldLease], *, preempts: bool = False) -> Ruling:
+    """Hold the wanted set against all leases on its LUNs (more do no harm).
+
+    ``preempts``: before it uses any of the set, the claimant makes itself the holder of the storage's reservation.
+    """
     records = sorted(held, key=lambda h: (h.lease.resource, h.lease.holder.node, h.lease.holder.boot_id))
     ours = {h.lease.resource: h.lease for h in records if _same_boot(h.lease.holder, me)}
     wanted: dict[ResourceId, Mode] = {}
@@ -156,7 +170,8 @@ def judge(claims: Iterable[Claim], me: Holder, held: Iterable[HeldLease]) -> Rul
     taken_over: list[HeldLease] = []
     for record in records:
         if not _same_boot(record.lease.holder, me) and _in_the_way(record.lease, me, wanted):
-            (taken_over if may_take_over(record) else blocking).append(record)
+            preempted = preempts and record.liveness is Liveness.PREEMPTIBLE and record.lease.resource in wanted
+            (taken_over if preempted or may_take_over(record) else blocking).append(record)
     mine = {r: ours[r] for r in wanted if r in ours}
     return Ruling(me, wanted, tuple(blocking), tuple(taken_over), mine)
 
@@ -219,3 +234,9 @@ def _in_the_way(lease: Lease, me: Holder, wanted: Mapping[ResourceId, Mode]) -> 
 def _others(blocking: tuple[HeldLease, ...]) -> str:
     count = len(blocking) - 1
     return f", and {count} more in the way" if count else ""
+
+
+def exclusive_only(claims: Iterable[Claim], promised: Guarantee) -> Guarantee:
+    """What a grant of these may promise. A reservation lets one node write, so nothing shared is reserved."""
+    shared = any(claim.mode is not Mode.EX for claim in claims)
+    return Guarantee.NONE if shared and promised is Guarantee.RESERVATION else promised

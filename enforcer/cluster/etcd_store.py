@@ -37,7 +37,16 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from enforcer.cluster.conflicts import Absences, Ruling, Witness, check_fence, judge, refusal, under_token
+from enforcer.cluster.conflicts import (
+    Absences,
+    Ruling,
+    Witness,
+    check_fence,
+    exclusive_only,
+    judge,
+    refusal,
+    under_token,
+)
 from enforcer.cluster.etcd_api import (
     GRPC_NOT_FOUND,
     Etcd,
@@ -49,6 +58,7 @@ from enforcer.cluster.etcd_api import (
     if_unwritten_since,
     put,
 )
+from enforcer.cluster.etcd_grants import grant_ops
 from enforcer.cluster.etcd_http import Caller, EtcdRefused, Json
 from enforcer.cluster.etcd_records import (
     Layout,
@@ -63,7 +73,6 @@ from enforcer.cluster.etcd_records import (
     write_fence,
     write_lease,
     write_seen,
-    write_turn,
 )
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.model.clock import boot_ns
@@ -153,19 +162,21 @@ class EtcdStore:
         for attempt in itertools.count():
             now = await self._snapshot(subtrees, max(0.0, end - clock()))
             me = self._require_session(now)
-            ruling = judge(claims, self.holder, now.held())
+            promised = exclusive_only(claims, self._guarantee(frozenset(claim.resource for claim in claims)))
+            ruling = judge(claims, self.holder, now.held(), preempts=promised is Guarantee.RESERVATION)
+            if any(lease.guarantee is not promised for lease in ruling.mine.values()):
+                promised = Guarantee.NONE  # what is in use already never comes to promise more
+                ruling = judge(claims, self.holder, now.held())
             if ruling.blocking:
                 return refusal(ruling.blocking)
             if token := ruling.permit(self._sure):
                 return self._granted(ruling, token, tuple(ruling.mine[r] for r in ruling.wanted))
             unchanged = [if_unwritten_since(subtree, now.revision) for subtree in subtrees]
-            since, promised = utc_now(), self._guarantee(frozenset(ruling.wanted))
-            if any(lease.guarantee is not promised for lease in ruling.mine.values()):
-                promised = Guarantee.NONE  # what is in use already never comes to promise more
+            since = utc_now()
             try:
                 answer = await self._etcd.write(
                     [*unchanged, *me, *self._still_gone(ruling)],
-                    self._grant_ops(ruling, facts, since, promised),
+                    grant_ops(self._layout, ruling, promised, facts, since),
                     budget_s=end - clock(),
                 )
             except StoreUnavailable:
@@ -179,19 +190,8 @@ class EtcdStore:
             await asyncio.sleep(random.uniform(0, min(0.004 * (attempt + 1), 0.05)))
         raise AssertionError("count() does not end")
 
-    def _grant_ops(self, ruling: Ruling, facts: Mapping[str, str], since: str, promised: Guarantee) -> list[Json]:
-        ours = {self._layout.resource(r, self.holder.node): mode for r, mode in ruling.wanted.items()}
-        gone = [self._layout.resource(h.lease.resource, h.lease.holder.node) for h in ruling.taken_over]
-        puts = [put(key, write_lease(self.holder, mode, since, promised, facts)) for key, mode in ours.items()]
-        turns = [put(self._layout.turn(lun), write_turn(self.holder.node)) for lun in {r.lun for r in ruling.wanted}]
-        facts_of_silence = [
-            put(self._layout.fence(node, boot_id), write_fence(f"taken over by {self.holder.node}"))
-            for node, boot_id in sorted(ruling.silenced)
-        ]
-        return [*(delete(key) for key in dict.fromkeys(gone) if key not in ours), *puts, *turns, *facts_of_silence]
-
     def _still_gone(self, ruling: Ruling) -> list[Json]:
-        return [if_created_at(self._layout.node(node), 0) for node, _ in sorted(ruling.silenced)]
+        return [if_created_at(self._layout.node(node), 0) for node in sorted(ruling.absent)]
 
     def _granted(self, ruling: Ruling, token: int, leases: tuple[Lease, ...]) -> Granted:
         fresh = ruling.fresh(self._told)

@@ -111,7 +111,7 @@ def disagreements(
         if resource not in tokens
     ]
     for h in stored:
-        if h.liveness is Liveness.STRANDED:
+        if h.liveness in (Liveness.STRANDED, Liveness.PREEMPTIBLE):
             boot = h.lease.holder.boot_id
             said.append(
                 f"{h.lease.resource}: stranded, {h.lease.holder.node} is gone but not proven silent: "

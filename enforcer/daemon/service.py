@@ -63,6 +63,8 @@ from enforcer.workflow.leases import Leases
 from enforcer.workflow.looking import Looking
 from enforcer.workflow.parting import give_back
 from enforcer.workflow.promises import Promises
+from enforcer.workflow.reserving import Reservations
+from enforcer.workflow.uses import Uses
 from enforcer.workflow.wayback import WayBack
 
 log = logging.getLogger(__name__)
@@ -214,7 +216,15 @@ class Service:
         self._devices = Devices(
             tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline
         )
-        self._promises = Promises(self._devices, self._run_dir, adopted=self._adopted)
+        reservations = Reservations(
+            self._devices,
+            self._store,
+            self._holder,
+            patterns=self._settings.lost.reservation if deadline else (),
+            scratch=self._run_dir,
+            uses=Uses(tables, self._run_dir).of,
+        )
+        self._promises = Promises(self._devices, self._run_dir, adopted=self._adopted, reserved=reservations.promised)
         self._leases = Leases(
             self._store,
             self._devices,
@@ -223,6 +233,7 @@ class Service:
             deadline_ns=self._deadline_ns,
             scratch=self._run_dir,
             tell=self._promises.tell,
+            reservations=reservations,
         )
         if (host := os.uname().nodename) != self._holder.node:
             self._leases.facts_of_node = {HOST: host}

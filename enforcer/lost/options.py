@@ -50,6 +50,15 @@ class Lost:
         },
     )
 
+    reservation: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "LUNs that are reserved at the storage for their holder, as wwn-0x5000c5*",
+            "key": "",
+            "kind": "strings",
+        },
+    )
+
     @property
     def most(self) -> Tiers:
         """What would be promised at most, wherever this file is used: what the arithmetic must have room for."""

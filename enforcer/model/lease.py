@@ -68,6 +68,7 @@ class Liveness(StrEnum):
     LIVE = "live"
     STRANDED = "stranded"  # liveness gone, silence not proven
     SILENT = "silent"  # liveness gone for longer than the self-fencing guarantee of this lease takes
+    PREEMPTIBLE = "preemptible"  # liveness gone, and the storage can be told to take no more writes of it
     FENCED = "fenced"  # a fencing fact about this very boot id exists
     REBOOTED = "rebooted"  # the same machine is back under another boot id
 

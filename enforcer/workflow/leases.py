@@ -28,7 +28,9 @@ from enforcer.model.resource import Device, DevNum, Mode, ResourceId
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
 from enforcer.workflow.freshness import Freshness
 from enforcer.workflow.holdings import Held, Holdings, forgetful
+from enforcer.workflow.liveness import SessionLife
 from enforcer.workflow.partitions import PartitionTables
+from enforcer.workflow.reserving import Reservations
 from enforcer.workflow.sharing import EXCLUSIVE, Sharing, Want, covers, want_in_use
 from enforcer.workflow.turns import Turns
 from enforcer.workflow.uses import Uses
@@ -38,7 +40,6 @@ from enforcer.workflow.vetoing import Vetoes
 log = logging.getLogger(__name__)
 PERMIT_NS = 10_000_000_000  # how long a permitted caller may take to reach its device before the permit is forgotten
 LEFT_OVER_NS = 3_000_000_000  # how often counts without a use are looked into
-SESSION_WAIT_S = 3.0  # for a keeper that has just started
 RESCAN_USES_NS = 5_000_000_000  # how often uses that the kernel did not count are looked for
 
 
@@ -55,14 +56,16 @@ class Leases:
         deadline_ns: Callable[[], int | None],
         scratch: Path,
         tell: Callable[[Iterable[Lease]], None] = lambda _: None,
+        reservations: Reservations | None = None,
     ) -> None:
         """``deadline_ns()``: boot clock until which the node's session is live, None for a store without sessions.
 
         ``tell`` hears of all that is held before the guard's table does.
         """
         self._store, self._devices, self._tables, self._me = store, devices, tables, me
-        self._deadline_ns, self._scratch, self._tell = deadline_ns, scratch, tell
+        self._session, self._scratch, self._tell = SessionLife(deadline_ns), scratch, tell
         self.facts_of_node: Mapping[str, str] = {}  # for people, in every lease
+        self._reservations = reservations or Reservations(devices, store, me, patterns=(), scratch=scratch)
         self._held = Holdings()
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._turns = Turns(lambda: boot_ns())
@@ -108,6 +111,7 @@ class Leases:
             settled = self._ours(wanted, intent, want.mode) or self._sharing.in_the_way(device, want)
             if settled is not None:
                 return settled
+            await self._reservations.look(wanted)
             left_s = budget_s - (boot_ns() - asked_ns) / 1e9
             facts = {**self.facts_of_node, **facts}
             outcome = await self._turns.ask(
@@ -131,7 +135,8 @@ class Leases:
                 return denied
             self._permit(outcome.leases, intent)
             granted = {lease.resource for lease in outcome.leases}
-            denied = await self._until_session_live(budget_s) or await self._freshen(granted, want, in_use=not intent)
+            denied = await self._session.until_live(budget_s) or await self._reservations.take(outcome.leases)
+            denied = denied or await self._freshen(granted, want, in_use=not intent)
             if denied:
                 self.permit_over(intent)
                 return denied
@@ -145,7 +150,7 @@ class Leases:
         held = [self._held[h] for h in (most_specific(self._held, r) for r in wanted) if h is not None]
         if not held or len(held) < len(wanted) or not all(covers(h.lease.mode, mode) for h in held):
             return None
-        asked = lifecycle.Asked(self._session_live())
+        asked = lifecycle.Asked(self._session.live())
         if any(Action.PERMIT not in step(h.life, asked)[1] for h in held):
             return None
         leases = tuple(h.lease for h in held)
@@ -312,6 +317,7 @@ class Leases:
                 if Action.RELEASE not in self._held.happened(resource, lifecycle.Looked(unused)):
                     return
                 try:
+                    await self._reservations.give_up(held.lease)
                     await self._store.release(frozenset({resource}), held.lease.token)
                 except LeaseLost as lost:
                     log.info("%s: given back already: %s", resource, lost)
@@ -364,20 +370,6 @@ class Leases:
         for resource in () if denied else stale:
             self._held.happened(resource, lifecycle.Freshened())
         return denied
-
-    async def _until_session_live(self, budget_s: float) -> Denied | None:
-        """The guard would refuse what we permit before it knows a deadline: give the keeper a moment."""
-        end_ns = boot_ns() + int(min(budget_s, SESSION_WAIT_S) * 1e9)
-        while not self._session_live():
-            if boot_ns() > end_ns:
-                why = "the keeper has not told the kernel until when this node's session lives"
-                return Denied(Standing.UNKNOWN, why, remedy="systemctl status enforcer-keeper")
-            await asyncio.sleep(0.05)
-        return None
-
-    def _session_live(self) -> bool:
-        deadline = self._deadline_ns()
-        return deadline is None or boot_ns() < deadline
 
     def _learn(self, denied: Denied) -> None:
         if denied.standing is Standing.ELSEWHERE:

@@ -30,14 +30,28 @@ _SWAP = "holds active swap"  # of storage/system.py: the one use of a leased dev
 class Promises:
     """One node's. Methods read a few small files of sysfs and the run directory, and never wait for a disk."""
 
-    def __init__(self, devices: Devices, run_dir: Path, *, adopted: Callable[[], bool], root: Path = Path("/")) -> None:
-        """``adopted()``: what this boot holds is known. Until then all that an earlier daemon has told stands."""
+    def __init__(
+        self,
+        devices: Devices,
+        run_dir: Path,
+        *,
+        adopted: Callable[[], bool],
+        root: Path = Path("/"),
+        reserved: Callable[[frozenset[ResourceId]], bool] = lambda _: False,
+    ) -> None:
+        """``adopted()``: what this boot holds is known. Until then all that an earlier daemon has told stands.
+
+        ``reserved``: whether the storage itself will be told whose these are before they are used.
+        """
         self._devices, self._run_dir, self._adopted, self._root = devices, run_dir, adopted, root
+        self._reserved = reserved
         self._leases: Mapping[ResourceId, Lease] = {}
         self._told: tuple[Promise, ...] | None = None  # None: unknown what an earlier daemon has told
 
     def offer(self, resources: frozenset[ResourceId]) -> Offer:
         """What leases of these, granted now, may promise. They are one set, so the weakest device decides."""
+        if self._reserved(resources):
+            return Offer(Guarantee.RESERVATION)
         ready = Ready(revoker_trouble(self._run_dir), self._uncuttable({r.lun for r in resources}))
         return offer(read_tiers(self._run_dir), ready)
 

@@ -49,7 +49,7 @@ wait    = "12s"
 id      = "san"
 mode    = "enforce"
 on      = ["mount", "swap", "write-open", "dm-load", "loop"]
-match   = { device = ["wwn-0x5000c5*"] }
+match   = { device = ["wwn-0x5000c5*", "wwn-0x6001405*"] }
 message = "{device} is in use on {holder} since {since}"
 """
 
@@ -62,6 +62,8 @@ cluster = "lab"
 {endpoints}
 ttl = "{ttl_s}s"
 renew = "2s"
+[lost]
+reservation = ["wwn-0x6001405*"]
 [paths]
 policy_dirs = ["/run/policy.d"]
 [keeper]

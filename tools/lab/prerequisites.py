@@ -55,6 +55,7 @@ GUEST = (
     "kmod",
     "lvm2",
     "ocfs2-tools",
+    "open-iscsi",
     "procps",
     "python3",
     "python3-bpfcc",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tools.mutants.row import Mutant
 
+RESERVING = "tests/unit/workflow/test_reserving.py::"
 DOG = "tests/unit/keeper/test_keeper_watchdog.py::"
 
 MUTANTS = (
@@ -63,5 +64,45 @@ MUTANTS = (
         "        if entry.state == State.LIVE:\n            return True\n",
         "",
         DOG + "test_what_counts_as_a_use",
+    ),
+    Mutant(
+        "reserve-unasked",
+        "After the storage was read the store is asked whether the lease is still ours.",
+        "enforcer/workflow/reserving.py",
+        '"" if await self._ours(lease) else "the lease was taken over meanwhile"',
+        '"" if await self._ours(lease) or lease else "the lease was taken over meanwhile"',
+        RESERVING + "test_a_node_that_was_paused_anywhere_writes_nothing_after_its_successor",
+    ),
+    Mutant(
+        "reserve-given-up",
+        "Once somebody was preempted the reservation is never given up: he may still have something to write.",
+        "enforcer/workflow/reserving.py",
+        "        mine = key_of(lease, kept=before is not None and _outlives(before.key, lease))\n",
+        "        mine = key_of(lease)\n",
+        RESERVING + "test_it_is_given_up_with_the_last_use_unless_somebody_was_preempted",
+    ),
+    Mutant(
+        "reserve-stranger",
+        "A reservation of somebody whom our store does not know is left alone.",
+        "enforcer/workflow/reserving.py",
+        "there is not None and not is_key(there.key)",
+        "there is None and not is_key(mine)",
+        RESERVING + "test_a_reservation_of_a_stranger_is_left_alone",
+    ),
+    Mutant(
+        "reserve-old-use",
+        "A node on which something still uses the LUN does not take it back.",
+        "enforcer/workflow/reserving.py",
+        "there.key != mine and self._in_use(lease.resource.lun)",
+        "there.key == mine and self._in_use(lease.resource.lun)",
+        RESERVING + "test_what_still_uses_it_here_does_not_get_it_back",
+    ),
+    Mutant(
+        "preempted-by-anybody",
+        "Only who makes itself the holder of the reservation takes over from a holder of one.",
+        "enforcer/cluster/conflicts.py",
+        "preempted = preempts and record.liveness",
+        "preempted = record.liveness",
+        "tests/unit/cluster/test_conflicts.py::test_a_reservation_is_taken_over_by_who_preempts_and_is_no_fencing",
     ),
 )

@@ -129,3 +129,19 @@ def test_a_promise_of_silence_counts_when_its_time_is_over_and_is_recorded() -> 
         assert bool(ruling.taken_over) == silenced != bool(ruling.blocking)
         assert ruling.silenced == ({("n2", "b2")} if silenced else frozenset())
     assert witness.liveness(Holder("n2", "b3", "s"), Guarantee.CUT) is Liveness.STRANDED, "another boot of it"
+
+
+def test_a_reservation_is_taken_over_by_who_preempts_and_is_no_fencing() -> None:
+    here, me, gone = ResourceId("a"), Holder("n1", "b1", "s"), Holder("n2", "b2", "s")
+    away = Witness({"n1": me}, frozenset(), {("n2", "b2")})
+    lease = Lease(here, Mode.EX, gone, 1, "", Guarantee.RESERVATION)
+    held = HeldLease(lease, away.liveness(gone, Guarantee.RESERVATION))
+    assert held.liveness is Liveness.PREEMPTIBLE
+    assert judge([Claim(here)], me, [held]).blocking == (held,), "by nobody else"
+    ruling = judge([Claim(here)], me, [held], preempts=True)
+    assert ruling.taken_over == (held,) and ruling.absent == {"n2"}
+    assert ruling.silenced == frozenset(), "it is silent on this LUN alone"
+    part = Claim(ResourceId("a", ("p1",)))
+    assert judge([part], me, [held], preempts=True).blocking == (held,), "a part does not reserve the whole"
+    live = HeldLease(lease, Witness({"n2": gone}).liveness(gone, Guarantee.RESERVATION))
+    assert judge([Claim(here)], me, [live], preempts=True).blocking == (live,)

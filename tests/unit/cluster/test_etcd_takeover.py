@@ -9,6 +9,7 @@ import pytest
 from lab_cluster import Cluster, EtcdServer, Node, Proxy, play
 
 from enforcer.cluster.etcd_http import EtcdClient
+from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.model.deadlines import margin_s
 from enforcer.model.errors import LeaseLost
 from enforcer.model.lease import Denied, Granted, Guarantee, Liveness
@@ -36,7 +37,8 @@ def test_who_promised_silence_is_taken_over_when_its_time_is_over_and_stays_out(
         await asyncio.sleep(margin_s(c.ttl_s) + 0.1)
         late = await two.take("a")
         if guarantee not in (Guarantee.CUT, Guarantee.WATCHDOG):
-            assert isinstance(late, Denied) and late.blocking[0].liveness is Liveness.STRANDED
+            seen = Liveness.PREEMPTIBLE if guarantee is Guarantee.RESERVATION else Liveness.STRANDED
+            assert isinstance(late, Denied) and late.blocking[0].liveness is seen
             return
         assert isinstance(late, Granted) and late.token > early.blocking[0].lease.token
         assert one.session is not None
@@ -78,5 +80,24 @@ def test_what_is_held_already_never_comes_to_promise_more(etcd_cluster: Cluster,
         assert {lease.guarantee for lease in both.leases} == {Guarantee.NONE}
         alone = await node.must_take("c")
         assert [lease.guarantee for lease in alone.leases] == [Guarantee.CUT]
+
+    play(etcd_cluster, scenario)
+
+
+def test_who_reserves_takes_over_from_who_reserved_and_that_is_no_fencing(
+    etcd_cluster: Cluster, etcd: EtcdServer
+) -> None:
+    async def scenario(c: Cluster) -> None:
+        one, two = await holds(c, etcd.url, Guarantee.RESERVATION), await c.boot("node-2")
+        assert isinstance(two.store, EtcdStore)
+        two.store._guarantee = lambda _: Guarantee.RESERVATION
+        await one.crash()
+        assert isinstance(await two.take("a"), Denied), "not at once"
+        await asyncio.sleep(margin_s(c.ttl_s) + 0.1)
+        assert isinstance(await two.take("a"), Granted)
+        assert (await two.store.leases("a"))[0].lease.guarantee is Guarantee.RESERVATION
+        assert one.session is not None
+        await one.session.open()
+        assert isinstance(await one.take("b"), Granted), "what else it has was never in question"
 
     play(etcd_cluster, scenario)

@@ -28,7 +28,7 @@ from enforcer.storage.vetoes.local import Local
 from enforcer.storage.vetoes.marks import Mark
 from enforcer.workflow import devices as devices_module
 from enforcer.workflow import leases as leases_module
-from enforcer.workflow import vacancy, vetoing
+from enforcer.workflow import liveness, vacancy, vetoing
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
 
@@ -355,6 +355,7 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(vetoing, "WATCH_S", 0.01)
     monkeypatch.setattr(local, "learn", lambda name: Local(frozenset({name, "host-1"})))
     monkeypatch.setattr(leases_module, "boot_ns", node.now)
+    monkeypatch.setattr(liveness, "boot_ns", node.now)
     monkeypatch.setattr(usage, "scan", scan)
     monkeypatch.setattr(usage, "probe_exclusive", probe)
     monkeypatch.setattr(usage, "look", look)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tier that holds against a node that is half dead: what it may write is decided by the storage.
+
+Where the settings say so, and a LUN is leased as a whole, the holder of the lease makes itself the holder of a Write
+Exclusive reservation after the grant and before the permit, before anything is read. So a lease that says
+``reservation`` means: nothing was written under it before the storage knew whose it is. Whoever comes after that holder
+needs no promise about its silence. Its session must be gone; then the store's transaction comes *first* and the storage
+second: of two takers only the one that won the transaction touches the storage, and a holder that comes back before it
+is not harmed. Until the reservation has moved the successor permits nothing, and the one before may end its writes.
+
+**No two writers, whatever the order.** The reservation has one holder. It changes only from a key that was read before
+the store was asked whether the lease is ours, by naming that key (``preempt``), and every grant has a key of its own:
+who was deposed meanwhile finds another key there, or, if nobody was there, is told by the second look at the store.
+Nothing is permitted unless the store said "ours" *after* the storage said "yours". A node that was paused anywhere in
+between fails at the storage, and its late writes are refused there. (Preempting before the transaction would need the
+same look after it, and would let the loser of a race break the winner, or a node that has just come back.)
+
+A reservation that is not one of ours is nobody's whom our store knows: it is left alone, and is a veto.
+
+**Whoever was preempted may still have something to write**, and would write it once nobody has the reservation any
+more. So from the first preemption on it is kept, by every holder after that, also while the LUN is free: the key says
+so. Nodes that use no reservations are refused there until somebody who knows that the old holder is dead clears it. And
+a node on which something still uses the LUN does not take it back: what that has in memory is older.
+
+Otherwise it is given up after the devices were found unused and written back, and *before* the store is told: so the
+storage refuses nobody what the store calls free. If the store is not reached then, nothing is lost: only a new grant
+leads back to a use, and that one reserves anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fnmatch
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeVar
+
+from enforcer.cluster.store import LeaseStore
+from enforcer.model.errors import EnforcerError
+from enforcer.model.lease import Denied, Guarantee, Holder, Lease, Standing
+from enforcer.model.resource import Device, DevNum, ResourceId
+from enforcer.storage import reservations
+from enforcer.storage.reservations import Port, is_kept, is_key, key_of, same_node
+from enforcer.storage.vetoes.reservation import Reservation
+from enforcer.workflow.devices import Devices
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+LOOK_S = 4.0  # for the storage's answer whether it knows reservations
+MOVE_S = 8.0  # for the storage to change the holder
+TRIES = 8  # of a loop that only a race makes go round twice
+LAYER = "scsi-pr"
+
+_GONE = frozenset({errno.ENOENT, errno.ENXIO, errno.ENODEV})
+
+
+class Reservations:
+    """One node's. ``patterns``: names of LUNs, as ``wwn-0x5000c5*``; ``uses``: what the kernel counts of a device."""
+
+    def __init__(
+        self,
+        devices: Devices,
+        store: LeaseStore,
+        me: Holder,
+        *,
+        patterns: Sequence[str],
+        scratch: Path,
+        uses: Callable[[DevNum], tuple[int, int]] = lambda _: (0, 0),
+        port: Callable[..., AbstractContextManager[Port]] = reservations.opened,
+    ) -> None:
+        self._devices, self._store, self._me = devices, store, me
+        self._patterns, self._scratch, self._uses, self._port = patterns, scratch, uses, port
+        self._trouble: dict[str, str] = {}  # LUN -> why it is not used there, or ""
+
+    def promised(self, resources: Iterable[ResourceId]) -> bool:
+        """True if leases of these, granted now, will be reserved before they are used; as :meth:`look` found it."""
+        wanted = list(resources)
+        return bool(wanted) and all(not r.path and self._trouble.get(r.lun) == "" for r in wanted)
+
+    async def look(self, resources: Iterable[ResourceId]) -> None:
+        """Learn, before the store is asked, whether these LUNs can be reserved. Raises nothing."""
+        for lun in sorted({r.lun for r in resources if not r.path}):
+            if any(fnmatch.fnmatchcase(lun, pattern) for pattern in self._patterns):
+                trouble = await self._cannot(lun)
+                if trouble and trouble != self._trouble.get(lun):
+                    log.warning("%s: no reservation is used: %s", lun, trouble)
+                self._trouble[lun] = trouble
+
+    async def take(self, leases: Iterable[Lease]) -> Denied | None:
+        """Before the first use under these leases. Why they cannot be used, or None. Raises nothing."""
+        for lease in leases:
+            if lease.guarantee is Guarantee.RESERVATION and (trouble := await self._taken(lease)):
+                reason = f"the storage does not reserve {lease.resource} for this node: {trouble}"
+                return Denied(Standing.UNKNOWN, reason, remedy="sg_persist --in --read-full-status shows it")
+        return None
+
+    async def give_up(self, lease: Lease) -> None:
+        """Nothing uses it any more. Raises OSError, TimeoutError: then the store must not be told."""
+        if lease.guarantee is not Guarantee.RESERVATION:
+            return
+        for disk in self._disks(lease.resource.lun):
+            try:
+                async with asyncio.timeout(MOVE_S):
+                    # of a key that says "kept" this is not the name, and so it stays
+                    await asyncio.to_thread(self._at, disk.dev, lambda port: port.unregister(key_of(lease)))
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+
+    async def _cannot(self, lun: str) -> str:
+        disks = self._disks(lun)
+        if len(disks) != 1:
+            return f"it has {len(disks)} paths, and each would need a reservation of its own"
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await asyncio.to_thread(self._at, disks[0].dev, lambda port: port.holder())
+        except (OSError, TimeoutError) as error:
+            return getattr(error, "strerror", None) or str(error) or "no answer"
+        return ""
+
+    async def _taken(self, lease: Lease) -> str:
+        """Make this node the holder. Why it is not, or ""."""
+        disks = self._disks(lease.resource.lun)
+        if len(disks) != 1:
+            return f"it has {len(disks)} paths now"
+        dev = disks[0].dev
+        try:
+            async with asyncio.timeout(MOVE_S):
+                for _ in range(TRIES):
+                    if (trouble := await self._round(dev, lease)) is not None:
+                        return trouble
+        except (OSError, EnforcerError, TimeoutError) as error:
+            return getattr(error, "strerror", None) or str(error) or "no answer"
+        return "it changes hands again and again"
+
+    async def _round(self, dev: DevNum, lease: Lease) -> str | None:
+        """One look and one step. "" if this node is the holder, a reason if it must not be, None to go on."""
+        before = await asyncio.to_thread(self._at, dev, _holder)
+        mine = key_of(lease, kept=before is not None and _outlives(before.key, lease))
+        await asyncio.to_thread(self._at, dev, lambda port: port.register(mine))
+        there = await asyncio.to_thread(self._at, dev, _holder)
+        # asked after the look, see above; a key that stays registered by one who is told no lets nobody write
+        trouble = "" if await self._ours(lease) else "the lease was taken over meanwhile"
+        if not trouble and there is not None and not is_key(there.key):
+            trouble = f"it is reserved under key {there.key:#x}, which is none of ours"
+        if not trouble and there is not None and there.key != mine and self._in_use(lease.resource.lun):
+            trouble = "something here has used it since before it was taken over, and must end first"
+        if trouble or (there is not None and there.key == mine):
+            return trouble
+        if there is None:
+            await asyncio.to_thread(self._at, dev, lambda port: port.reserve(mine))
+        elif (is_kept(mine) or not _outlives(there.key, lease)) and await asyncio.to_thread(
+            self._at, dev, lambda port: port.preempt(mine, there.key)
+        ):
+            log.warning("%s: the reservation under key %#x was preempted", lease.resource, there.key)
+        return None
+
+    async def _ours(self, lease: Lease) -> bool:
+        """What the store says now, by a linearizable read. Raises StoreUnavailable."""
+        return any(
+            held.lease.resource == lease.resource
+            and held.lease.token == lease.token
+            and (held.lease.holder.node, held.lease.holder.boot_id) == (self._me.node, self._me.boot_id)
+            for held in await self._store.leases(lease.resource.lun)
+        )
+
+    def _in_use(self, lun: str) -> bool:
+        return any(self._uses(device.dev) > (1, 0) for device in self._devices.on_lun(lun))  # more than who asks
+
+    def _disks(self, lun: str) -> list[Device]:
+        return [device for device in self._devices.on_lun(lun) if not device.below]
+
+    def _at(self, dev: DevNum, what: Callable[[Port], T]) -> T:
+        with self._port(dev, scratch=self._scratch) as port:
+            return what(port)
+
+
+def _holder(port: Port) -> Reservation | None:
+    return port.holder()
+
+
+def _outlives(there: int, lease: Lease) -> bool:
+    """True if the reservation under a key must be kept once this lease has it: somebody was, or will be preempted."""
+    return is_kept(there) or not same_node(there, key_of(lease))

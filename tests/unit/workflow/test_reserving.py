@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whoever stops at whatever point, and goes on at whatever point: after the successor's first write the storage takes
+none of the predecessor's. Two nodes, one store and one storage are played in every order of steps in which they change
+places a few times; that the storage is as it is taken for here is in tests/vm/test_87_reservation.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from enforcer.model.lease import Denied, Guarantee, HeldLease, Holder, Lease, Liveness
+from enforcer.model.resource import Device, DevNum, Mode, ResourceId
+from enforcer.storage.reservations import WRITE_EXCLUSIVE, is_kept, key_of
+from enforcer.storage.vetoes.reservation import Reservation
+from enforcer.workflow import reserving
+from enforcer.workflow.reserving import Reservations
+
+SWITCHES = 3  # how often one of them stops in the middle and the other goes on
+LUN = ResourceId("wwn-a")
+DISK = Device(DevNum(8, 0), "sda", (LUN,), ("wwn-a",))
+
+
+@dataclass
+class Storage:
+    """One LUN, as SPC-4 has it for Write Exclusive."""
+
+    keys: dict[str, int] = field(default_factory=dict)  # of each initiator that is registered
+    holder: str = ""
+    type: int = WRITE_EXCLUSIVE
+    written: list[int] = field(default_factory=list)  # tokens of the writes that were taken
+
+    def write(self, node: str, token: int) -> bool:
+        taken = self.holder in ("", node)
+        self.written += [token] if taken else []
+        return taken
+
+
+class Port:
+    def __init__(self, storage: Storage, me: str) -> None:
+        self.storage, self.me = storage, me
+
+    def holder(self) -> Reservation | None:
+        at = self.storage
+        return Reservation(at.keys[at.holder], at.type) if at.holder else None
+
+    def register(self, key: int) -> None:
+        self.storage.keys[self.me] = key
+
+    def reserve(self, key: int) -> bool:
+        if self.storage.keys.get(self.me) != key or self.storage.holder not in ("", self.me):
+            return False
+        self.storage.holder = self.me
+        return True
+
+    def preempt(self, key: int, victim: int) -> bool:
+        if self.storage.keys.get(self.me) != key or victim not in self.storage.keys.values():
+            return False
+        gone = [name for name, theirs in self.storage.keys.items() if theirs == victim]
+        if self.storage.holder in gone:
+            self.storage.holder = self.me
+        for name in gone:
+            if name != self.me:
+                del self.storage.keys[name]
+        return True
+
+    def unregister(self, key: int) -> None:
+        if self.storage.keys.get(self.me) == key:
+            del self.storage.keys[self.me]
+            self.storage.holder = "" if self.storage.holder == self.me else self.storage.holder
+
+
+class World:
+    """Two nodes with one gate: at each step one of those who wait goes on, as ``order`` says."""
+
+    def __init__(self, order: list[int]) -> None:
+        self.order, self.taken, self.choices = order, 0, list[int]()
+        self.storage, self.record, self.token = Storage(), None, 0
+        self.record: Lease | None
+        self.waiting: dict[asyncio.Task[Any] | None, asyncio.Future[None]] = {}
+
+    async def step(self) -> None:
+        gate = self.waiting[asyncio.current_task()] = asyncio.get_running_loop().create_future()
+        await gate
+
+    async def leases(self, _lun: str) -> tuple[HeldLease, ...]:
+        await self.step()
+        return (HeldLease(self.record, Liveness.LIVE),) if self.record else ()
+
+    def grant(self, node: str) -> Lease:
+        self.token += 1
+        self.record = Lease(LUN, Mode.EX, Holder(node, "b", "s"), self.token, "", Guarantee.RESERVATION)
+        return self.record
+
+    def node(self, name: str, uses: int = 0) -> Reservations:
+        @contextmanager
+        def port(_dev: DevNum, *, scratch: Path) -> Any:
+            yield Port(self.storage, name)
+
+        return Reservations(
+            cast(Any, SimpleNamespace(on_lun=lambda _: [DISK])),
+            cast(Any, self),
+            Holder(name, "b", "s"),
+            patterns=("wwn-*",),
+            scratch=Path("/"),
+            uses=lambda _: (uses, 0),
+            port=port,
+        )
+
+    async def play(self, *stories: Coroutine[Any, Any, None]) -> None:
+        tasks = [asyncio.ensure_future(story) for story in stories]
+        last, switches = None, 0
+        while not all(task.done() for task in tasks):
+            for _ in range(6):
+                await asyncio.sleep(0)
+            if not self.waiting:
+                continue
+            stays = last in self.waiting
+            who = [last] if stays and switches == SWITCHES else list(self.waiting)
+            at = len(self.choices)
+            choice = self.order[at] if at < len(self.order) else 0
+            self.choices.append(len(who))
+            self.order[at:] = [choice, *self.order[at + 1 :]]
+            switches += stays and who[choice] is not last
+            last = who[choice]
+            self.waiting.pop(last).set_result(None)
+        for task in tasks:
+            task.result()
+
+
+def every_order(monkeypatch: pytest.MonkeyPatch, stories: Callable[[World], list[Coroutine[Any, Any, None]]]) -> int:
+    """Play them in every order; how many there were."""
+    order: list[int] = []
+    played = 0
+    while True:
+        world = World(order)
+
+        async def to_thread(work: Callable[..., Any], *arguments: Any, world: World = world) -> Any:
+            await world.step()
+            return work(*arguments)
+
+        monkeypatch.setattr(reserving.asyncio, "to_thread", to_thread)
+        asyncio.run(world.play(*stories(world)))
+        played += 1
+        assert world.storage.written == sorted(world.storage.written), (order, world.storage)
+        order = order[: len(world.choices)]
+        while order and order[-1] + 1 >= world.choices[len(order) - 1]:
+            order.pop()
+        if not order:
+            return played
+        order[-1] += 1
+
+
+async def used(world: World, node: Reservations, lease: Lease, name: str, times: int) -> Denied | None:
+    denied = await node.take([lease])
+    for _ in range(times if denied is None else 0):
+        await world.step()
+        world.storage.write(name, lease.token)
+    return denied
+
+
+def test_a_node_that_was_paused_anywhere_writes_nothing_after_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stories(world: World) -> list[Coroutine[Any, Any, None]]:
+        first = world.grant("node-1")
+
+        async def holder() -> None:
+            await used(world, world.node("node-1"), first, "node-1", 1)
+
+        async def taker() -> None:
+            await world.step()  # the transaction of the store
+            lease = world.grant("node-2")
+            assert await used(world, world.node("node-2"), lease, "node-2", 1) is None
+            await world.node("node-2").give_up(lease)
+            world.record = None
+
+        return [holder(), taker()]
+
+    assert every_order(monkeypatch, stories) > 200
+
+
+def test_of_a_chain_of_takers_only_the_last_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stories(world: World) -> list[Coroutine[Any, Any, None]]:
+        first = world.grant("node-1")
+        assert Port(world.storage, "node-1").reserve(0) is False
+        Port(world.storage, "node-1").register(key_of(first))
+        assert Port(world.storage, "node-1").reserve(key_of(first)), "it has used it, and is paused now"
+
+        async def late() -> None:
+            await world.step()
+            world.storage.write("node-1", first.token)
+
+        async def taker(name: str) -> None:
+            await world.step()
+            await used(world, world.node(name), world.grant(name), name, 1)
+
+        return [late(), taker("node-2")]
+
+    assert every_order(monkeypatch, stories) > 5
+
+
+def played(story: Callable[[World], Awaitable[None]]) -> World:
+    world = World([])
+
+    async def steps() -> None:
+        await story(world)
+
+    asyncio.run(world.play(steps()))
+    return world
+
+
+def test_it_is_given_up_with_the_last_use_unless_somebody_was_preempted() -> None:
+    async def story(world: World) -> None:
+        lease = world.grant("node-1")
+        assert await world.node("node-1").take([lease]) is None
+        assert world.storage.holder == "node-1"
+        again = world.grant("node-1")
+        assert await world.node("node-1").take([again]) is None
+        await world.node("node-1").give_up(again)
+        assert world.storage.holder == "" and not world.storage.keys
+
+        left = world.grant("node-1")
+        assert await world.node("node-1").take([left]) is None
+        for name in ("node-2", "node-3"):
+            successor = world.grant(name)
+            assert await world.node(name).take([successor]) is None
+            await world.node(name).give_up(successor)
+            assert world.storage.holder == name and is_kept(world.storage.keys[name])
+        assert not world.storage.write("node-1", left.token)
+
+    played(story)
+
+
+def test_what_still_uses_it_here_does_not_get_it_back() -> None:
+    async def story(world: World) -> None:
+        assert await world.node("node-2").take([world.grant("node-2")]) is None
+        denied = await world.node("node-1", uses=2).take([world.grant("node-1")])
+        assert denied is not None and "must end first" in denied.reason
+        assert world.storage.holder == "node-2"
+
+    played(story)
+
+
+def test_a_reservation_of_a_stranger_is_left_alone() -> None:
+    async def story(world: World) -> None:
+        world.storage.keys["stranger"], world.storage.holder = 0xABC, "stranger"
+        denied = await world.node("node-1").take([world.grant("node-1")])
+        assert denied is not None and "0xabc" in denied.reason
+        assert world.storage.holder == "stranger"
+
+    played(story)
+
+
+def test_a_lun_with_two_paths_and_a_part_of_one_get_no_such_promise() -> None:
+    world = World([])
+    node = world.node("node-1")
+    asyncio.run(node.look([LUN]))
+    assert node.promised([LUN]) and not node.promised([ResourceId("wwn-a", ("p1",))])
+    assert not node.promised([LUN, ResourceId("wwn-b")]), "the weakest of a set decides"
+    cast(Any, node)._devices.on_lun = lambda _: [DISK, Device(DevNum(8, 16), "sdb", (LUN,), ())]
+    asyncio.run(node.look([LUN]))
+    assert not node.promised([LUN])
