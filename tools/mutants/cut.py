@@ -133,7 +133,7 @@ MUTANTS = (
     Mutant(
         "cut-does-not-count",
         "Settings whose cut does not fit into the ttl are refused.",
-        "enforcer/settings.py",
+        "enforcer/settings/sections.py",
         "cut_s=most.cut_s, watchdog_s=most.watchdog_s)",
         "watchdog_s=most.watchdog_s)",
         "tests/unit/policy/test_settings.py::test_what_must_be_done_before_the_end_must_fit",
@@ -141,9 +141,9 @@ MUTANTS = (
     Mutant(
         "guarantee-not-recorded",
         "The lease in the store bears what its holder promised, and the taker waits by it.",
-        "enforcer/cluster/etcd_store.py",
-        "write_lease(self.holder, mode, since, promised, facts)) for key",
-        "write_lease(self.holder, mode, since, Guarantee.NONE, facts)) for key",
+        "enforcer/cluster/etcd_grants.py",
+        "write_lease(me, mode, since, promised, facts)) for key",
+        "write_lease(me, mode, since, Guarantee.NONE, facts)) for key",
         "tests/unit/cluster/test_etcd_takeover.py::"
         "test_who_promised_silence_is_taken_over_when_its_time_is_over_and_stays_out",
     ),

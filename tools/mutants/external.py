@@ -230,7 +230,7 @@ MUTANTS = (
     Mutant(
         "external-two-peers",
         "An external store has a command or a socket, not both.",
-        "enforcer/settings.py",
+        "enforcer/settings/checks.py",
         "    if bool(store.command) == bool(store.socket):\n",
         "    if not store.command and not store.socket:\n",
         "tests/unit/policy/test_settings.py::test_bad",

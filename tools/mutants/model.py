@@ -25,8 +25,8 @@ MUTANTS = (
         "takeover-ignores-the-guarantee",
         "Who promised nothing is not taken over by time.",
         "enforcer/cluster/conflicts.py",
-        "if present is None and guarantee in SELF_FENCING and ",
-        "if present is None and ",
+        "            if guarantee in SELF_FENCING:\n",
+        "            if guarantee is not Guarantee.RESERVATION:\n",
         MODEL,
     ),
     Mutant(

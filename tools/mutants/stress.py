@@ -240,8 +240,9 @@ ETCD_MUTANTS = (
         "lease-ends-with-the-session",
         "A lease's record outlives the session of its holder.",
         "enforcer/cluster/etcd_store.py",
-        "write_lease(self.holder, mode, since, promised, facts)) for key",
-        "write_lease(self.holder, mode, since, promised, facts), lease=self._session().lease_id) for key",
+        "                    grant_ops(self._layout, ruling, promised, facts, since),\n",
+        "                    [{k: {**v, 'lease': str(self._session().lease_id)} if k == 'request_put' else v\n"
+        "                      for k, v in op.items()} for op in grant_ops(self._layout, ruling, promised, facts, since)],\n",
         f"{ETCD}::test_a_lease_outlives_the_session_of_its_holder",
     ),
     Mutant(

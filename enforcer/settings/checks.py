@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is right key by key and wrong together."""
+
+from __future__ import annotations
+
+from enforcer.policy.document import Document
+from enforcer.policy.fields import show_duration
+from enforcer.settings.readers import path_problem
+from enforcer.settings.sections import SETTINGS, Settings, Store, StoreKind
+
+LEAST_WATCHDOG_S = 2.0
+
+
+def check(settings: Settings, document: Document) -> None:
+    """What is right key by key and wrong together."""
+    deadlines = settings.deadlines()
+    if what := deadlines.problem():
+        places = [("store", "renew"), ("store", "ttl"), *(("lost", s.key) for s in SETTINGS if s.section == "lost")]
+        remedy = f"Raise ttl, or set renew to {show_duration(deadlines.most_renew_s)} or less"
+        document.problem(next((place for place in places if place in document.lines), places[1]), what, remedy)
+    if settings.lost.watchdog and settings.lost.watchdog_timeout_s < LEAST_WATCHDOG_S:
+        what = "the watchdog's time-out is too short: it is programmed with half of it, in whole seconds"
+        document.problem(("lost", "watchdog_timeout"), what, f"Set it to {LEAST_WATCHDOG_S:g}s or more")
+    if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
+        document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["https://host:2379"]')
+    _check_access(settings.store, document)
+    if settings.store.kind is StoreKind.EXTERNAL:
+        _check_external(settings.store, document)
+    if settings.store.kind is StoreKind.SANLOCK:
+        _check_sanlock(settings.store, document)
+
+
+def _check_access(store: Store, document: Document) -> None:
+    """How etcd is reached: nothing half secret, and nothing that would silently not be used."""
+    secure = [endpoint.startswith("https:") for endpoint in store.endpoints]
+    if True in secure and False in secure:
+        odd = secure.index(not secure[0])
+        what = f'"{store.endpoints[odd]}" and "{store.endpoints[0]}" mix http and https'
+        document.problem(("store", "endpoints", odd), what, "Make all of them https")
+    elif True in secure and not store.ca:
+        document.problem(("store", "endpoints"), "https endpoints need the authorities that sign them", "Set ca")
+    for one, other in (("cert", "key"), ("key", "cert"), ("username", "password_file"), ("password_file", "username")):
+        if getattr(store, one) and not getattr(store, other):
+            document.problem(("store", one), f'"{one}" is of no use without "{other}"', f"Set {other} as well")
+    if secure and True not in secure:
+        for key in ("ca", "cert", "key", "server_name"):
+            if getattr(store, key):
+                document.problem(("store", key), f'"{key}" is of no use with http endpoints', "Make them https")
+        if store.username:
+            document.problem(
+                ("store", "username"), "the password would cross the network in clear text", "Make the endpoints https"
+            )
+
+
+def _check_external(store: Store, document: Document) -> None:
+    if bool(store.command) == bool(store.socket):
+        what = "the external store has " + ("both command and socket" if store.command else "no peer")
+        document.problem(("store", "kind"), what, 'Give either command = ["/path/of/program"] or socket = "/path"')
+    elif store.command and (what := path_problem(store.command[0])):
+        document.problem(("store", "command", 0), f'"{store.command[0]}" {what}', "Write the program from / on")
+
+
+def _check_sanlock(store: Store, document: Document) -> None:
+    if not store.device:
+        document.problem(("store", "kind"), "the sanlock store has no device", 'Set device = "/dev/disk/by-id/..."')
+    if not 1 <= store.host_id <= 32:
+        what = f"{store.host_id} is no host_id" if store.host_id else "the sanlock store has no host_id"
+        document.problem(("store", "host_id"), what, "Set host_id to 1 to 32, another one on each node")
+    if len(store.cluster) > 48:
+        document.problem(("store", "cluster"), "sanlock's names have at most 48 characters", "Shorten it")
+    if not 1 <= store.io_timeout_s <= 60 or store.io_timeout_s % 1:
+        document.problem(("store", "io_timeout"), "sanlock counts whole seconds, 60 at most", 'Set it to "10s"')
