@@ -26,6 +26,7 @@ from enforcer.cluster.etcd_store import EtcdStore
 from enforcer.cluster.external_store import ExternalStore
 from enforcer.cluster.identity import holder, node_name, read_session
 from enforcer.cluster.pacemaker import PacemakerView
+from enforcer.cluster.same_cluster import SameCluster
 from enforcer.cluster.sanlock_socket import Space
 from enforcer.cluster.sanlock_store import SanlockStore
 from enforcer.cluster.sqlite_store import SqliteStore
@@ -124,7 +125,7 @@ class Service:
             return SanlockStore(self._holder, space, self._state_dir)
         self._access = EtcdAccess(store)
         return EtcdStore(
-            self._access,
+            SameCluster(self._access, self._state_dir, store.cluster),
             store.cluster,
             self._holder,
             session=lambda: read_session(self._run_dir)[0],
@@ -137,7 +138,8 @@ class Service:
             raise BadConfiguration('on_conflict = "cut": nothing here can cut yet', hint='set on_conflict = "alert"')
         if self._access is None:
             return NoBoard()
-        return EtcdBoard(self._access, self._settings.store.cluster, self._holder)
+        cluster = self._settings.store.cluster
+        return EtcdBoard(SameCluster(self._access, self._state_dir, cluster), cluster, self._holder)
 
     def _is_multi_attached(self, lun: str) -> bool:
         """For the one-node store: does the hardware or a rule say that other nodes see this LUN?

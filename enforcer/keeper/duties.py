@@ -14,6 +14,7 @@ from enforcer.cluster.etcd_access import EtcdAccess
 from enforcer.cluster.etcd_http import EtcdRefused
 from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.cluster.identity import holder, node_name, write_session
+from enforcer.cluster.same_cluster import SameCluster
 from enforcer.keeper import renewals
 from enforcer.keeper.lifeline import Lifeline
 from enforcer.keeper.progress import Progress
@@ -82,7 +83,8 @@ class Keeper:
         store = self._settings.store
         access = self._access = EtcdAccess(store)
         ttl_s, tiers = int(store.deadlines().ttl_s), self._tiers
-        session = EtcdSession(access, store.cluster, self._holder, ttl_s=ttl_s, tiers=tiers)
+        same = SameCluster(access, Path(self._settings.paths.state_dir), store.cluster)
+        session = EtcdSession(same, store.cluster, self._holder, ttl_s=ttl_s, tiers=tiers)
         told = ""
         ours = False  # until the first answer the kernel's deadline is that of the keeper before us, and stays
         try:

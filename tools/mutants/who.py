@@ -98,6 +98,14 @@ MUTANTS = (
         "tests/unit/cluster/test_etcd_board.py::test_a_boot_that_is_over_is_believed_no_more",
     ),
     Mutant(
+        "another-etcd",
+        "After a restart, another etcd cluster is no store of ours.",
+        "enforcer/cluster/same_cluster.py",
+        "        if found and known and found != known:\n",
+        "        if found and self._known and found != known:\n",
+        "tests/unit/cluster/test_same_cluster.py::test_another_cluster_is_no_answer_even_after_a_restart",
+    ),
+    Mutant(
         "leave-at-once",
         "A daemon that ends waits for what it can still give back.",
         "enforcer/workflow/parting.py",
