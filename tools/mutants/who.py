@@ -131,11 +131,11 @@ MUTANTS = (
     ),
     Mutant(
         "drain-left-out",
-        "A planned poweroff needs nobody.",
+        "What is mounted by hand is unmounted before a planned poweroff.",
         "enforcer/cli/verbs/drain.py",
         '            yield ("umount", "--no-canonicalize", target)\n',
         '            yield ("true", "--no-canonicalize", target)\n',
-        "tests/vm/test_89_poweroff.py::test_the_other_node_mounts_at_once_what_a_powered_off_node_had",
+        "tests/unit/cli/test_cli_drain.py::test_it_ends_our_uses_and_no_others",
     ),
     Mutant(
         "drain-others",
