@@ -60,7 +60,7 @@ class SanlockStore:
     name = "sanlock"
 
     def __init__(self, holder: Holder, space: Space, state_dir: Path, *, socket: str = SOCKET) -> None:
-        self.ttl_s: float | None = space.dead_after_s
+        self.ttl_s: float | None = None  # nobody is taken over by time
         self.holder = holder
         self.trouble = "has not begun to join"  # why this host is not in the lock space; "": it is
         self._space = space

@@ -61,12 +61,11 @@ def _check_external(store: Store, document: Document) -> None:
 
 
 def _check_sanlock(store: Store, document: Document) -> None:
-    if not store.device:
-        document.problem(("store", "kind"), "the sanlock store has no device", 'Set device = "/dev/disk/by-id/..."')
-    if not 1 <= store.host_id <= 32:
-        what = f"{store.host_id} is no host_id" if store.host_id else "the sanlock store has no host_id"
-        document.problem(("store", "host_id"), what, "Set host_id to 1 to 32, another one on each node")
-    if len(store.cluster) > 48:
-        document.problem(("store", "cluster"), "sanlock's names have at most 48 characters", "Shorten it")
-    if not 1 <= store.io_timeout_s <= 60 or store.io_timeout_s % 1:
-        document.problem(("store", "io_timeout"), "sanlock counts whole seconds, 60 at most", 'Set it to "10s"')
+    for key, wrong, what, remedy in (
+        ("kind", not store.device, "the sanlock store has no device", 'Set device = "/dev/disk/by-id/..."'),
+        ("host_id", not 1 <= store.host_id <= 32, "the sanlock store needs a host_id", "Set 1 to 32, its own on each"),
+        ("cluster", len(store.cluster) > 48, "sanlock's names have at most 48 characters", "Shorten it"),
+        ("io_timeout", store.io_timeout_s not in range(1, 61), "sanlock counts whole seconds, 60 at most", 'Set "10s"'),
+    ):
+        if wrong:
+            document.problem(("store", key), what, remedy)

@@ -110,6 +110,6 @@ def test_a_sanlock_store_is_the_one_of_the_settings_and_its_disk_is_never_guarde
     """
     settings = parse(text)
     service = Service(settings, pinned=False, audit_only=False)
-    assert (service._store.name, service._store.ttl_s) == ("sanlock", 100)
+    assert (service._store.name, service._store.ttl_s) == ("sanlock", None)
     assert settings.store.renews, "its leases have a deadline in the kernel"
     assert settings.store.deadlines().ttl_s == 40
