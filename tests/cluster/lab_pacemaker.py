@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -475,11 +474,3 @@ def loop_device(place: Path) -> Iterator[str]:
         while subprocess.run(["losetup", "-d", device], capture_output=True).returncode and time.monotonic() < end:
             time.sleep(0.2)
         image.unlink()
-
-
-def available() -> str:
-    """Why there can be no such cluster here, or an empty string."""
-    if os.geteuid() != 0:
-        return "needs root"
-    lost = [tool for tool in ("corosync", "pacemakerd", "crm_mon", "nsenter", "ip") if shutil.which(tool) is None]
-    return f"not installed: {', '.join(lost)}" if lost else ""
