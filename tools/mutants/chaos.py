@@ -82,6 +82,14 @@ CHECK = (
         f"{UNIT}::test_a_revision_was_made_between_the_beat_before_and_what_was_heard",
     ),
     Mutant(
+        "chaos-history-from-now",
+        "No revision of the store is missed, from the first one on.",
+        "tools/chaos/watch.py",
+        '"start_revision": str(since)',
+        '"start_revision": str(since - since)',
+        "tests/unit/plumbing/test_chaos_watch.py::test_every_revision_is_heard_at_a_time_that_can_be_relied_on",
+    ),
+    Mutant(
         "chaos-hand-over-counts",
         "A lease that was given back and then granted to another is not a takeover.",
         "tools/chaos/history.py",
