@@ -141,6 +141,9 @@ class Runner:
         self._fit(me, fenced=step.state is LeaseState.TAKEN_OVER)
         if step.fault.ends_boot or step.outlasts or (step.state is LeaseState.TAKEN_OVER and not me.fenced):
             self._fit(other)  # without it nobody takes over, or wants to
+        if step.fault.ends_boot and not me.fenced:
+            for home in me.at_home.values():
+                self._until(home.open, f"{me.name} does not write at home")
         scene = Scene(self.cluster, me.node, self.etcd)
         inflict, lift = ACTS[step.fault.name]
         boot_id, rivals, user = me.node.boot_id, list[User](), None
