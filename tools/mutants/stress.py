@@ -242,7 +242,8 @@ ETCD_MUTANTS = (
         "enforcer/cluster/etcd_store.py",
         "                    grant_ops(self._layout, ruling, promised, facts, since),\n",
         "                    [{k: {**v, 'lease': str(self._session().lease_id)} if k == 'request_put' else v\n"
-        "                      for k, v in op.items()} for op in grant_ops(self._layout, ruling, promised, facts, since)],\n",
+        "                      for k, v in op.items()}\n"
+        "                     for op in grant_ops(self._layout, ruling, promised, facts, since)],\n",
         f"{ETCD}::test_a_lease_outlives_the_session_of_its_holder",
     ),
     Mutant(
