@@ -16,6 +16,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,12 @@ from enforcer.lost import files
 from enforcer.lost.files import BEAT_NS, Beat, Deadline, Promise
 from enforcer.model.clock import boot_ns
 from enforcer.revoker import filesystems
-from enforcer.revoker.disks import Disk
+from enforcer.revoker.disks import COUNTS, Disk
 
 log = logging.getLogger("enforcer-revoker")
 WORKERS = 8
 TICK_S = 0.1
-SETTLE_S = 0.05  # nothing may be in flight at two looks this far apart
+SETTLE_S = 0.01  # between looks at what is in flight
 LATE_NS = 1_000_000_000  # what a cut that begins late, or is looked at again, gets at least
 GRACE = 0.25  # part of the budget that filesystems get before the disks go
 AGAIN_NS = 1_000_000_000  # how often a disk is looked at that was cut
@@ -197,16 +198,17 @@ class Revoker:
             self._beat(now=True)
 
     def _prove(self, disk: Disk, end_ns: int) -> None:
-        """Off, and nothing in flight at two looks. Ends with an error if the time is over."""
+        """Off, and everything from before has ended. Ends with an error if the time is over."""
+        if disk.name in self._cut and disk.off():
+            return  # as it was proven
         disk.cut()
-        quiet = 0
-        while quiet < 2:
-            trouble = disk.trouble()
-            quiet = 0 if trouble else quiet + 1
-            if trouble and boot_ns() > end_ns:
-                raise TimeoutError(trouble)
-            if quiet < 2:
-                threading.Event().wait(SETTLE_S)
+        waiting = frozenset(COUNTS)
+        while waiting := waiting & disk.busy():
+            if boot_ns() > end_ns:
+                raise TimeoutError(f"{disk.name} has requests in flight")
+            time.sleep(SETTLE_S)
+        if not disk.off():
+            raise TimeoutError(f"{disk.name} did not stay offline")
 
     def _shut_down(self, disks: list[str], end_ns: int) -> None:
         """Filesystems on these disks, as many as answer before ``end_ns``."""
@@ -226,5 +228,5 @@ class Revoker:
         """The session lives: what enforcerd has put back is not cut any more."""
         for name in list(self._cut):
             with contextlib.suppress(OSError):
-                if self._disks[name].trouble() or self._disks[name].gone:
+                if self._disks[name].gone or not self._disks[name].off():
                     del self._cut[name]

@@ -7,15 +7,20 @@ ENODEV, and then its name is looked up once more, because the same way may be ba
 After the state says offline, scsi_prep_state_check() fails every command before the driver sees it. What the driver
 had by then still holds its budget, which ``device_busy`` counts (scsi_device_busy(), drivers/scsi): a command that
 was looked at before the state changed holds one too. ``inflight`` is of the block layer, and does not count flushes.
+Each must be zero once after that, not for ever: a swap that goes on to fail is counted as well.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 OFFLINE = b"offline\n"  # store_state_field() wants the newline
+COUNTS = ("device/device_busy", "inflight")
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ENXIO})
 
 
@@ -39,7 +44,7 @@ class Disk:
         self.close()
         if self._block.exists():
             self._files["state"] = os.open(self._block / "device/state", os.O_RDWR | os.O_CLOEXEC)
-            for name in ("device/device_busy", "inflight"):
+            for name in COUNTS:
                 self._files[name] = os.open(self._block / name, os.O_RDONLY | os.O_CLOEXEC)
 
     @property
@@ -59,25 +64,25 @@ class Disk:
                     raise
                 self._open()
 
-    def trouble(self) -> str:
-        """Why something could still be written to it, or "". Raises OSError."""
-        for last in (False, True):
-            try:
-                return self._trouble()
-            except OSError as error:
-                if error.errno not in _GONE or last:
-                    raise
-                self._open()
-        raise AssertionError("the loop ends")
+    def off(self) -> bool:
+        """True if its state says so, or it is not there any more. Raises OSError."""
+        return self._look(lambda: self.gone or self._read("state") == OFFLINE.decode().strip())
 
-    def _trouble(self) -> str:
-        if self.gone:
-            return ""
-        state = self._read("state")
-        if state != OFFLINE.decode().strip():
-            return f"{self.name} is {state}"
-        busy = int(self._read("device/device_busy")), *map(int, self._read("inflight").split())
-        return f"{self.name} has {max(busy)} requests in flight" if any(busy) else ""
+    def busy(self) -> frozenset[str]:
+        """Which of the counts COUNTS are not zero at this moment. Raises OSError."""
+        return self._look(self._busy)
+
+    def _busy(self) -> frozenset[str]:
+        return frozenset(n for n in COUNTS if not self.gone and any(map(int, self._read(n).split())))
+
+    def _look(self, look: Callable[[], T]) -> T:
+        try:
+            return look()
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+        self._open()
+        return look()
 
     def _read(self, name: str) -> str:
         return os.pread(self._files[name], 128, 0).decode("ascii", "replace").strip()

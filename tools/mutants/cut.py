@@ -14,8 +14,8 @@ MUTANTS = (
         "cut-of-filesystems-only",
         "After its session, the storage sees no write of a node that promised a cut: not of a raw writer, nor of swap.",
         "enforcer/revoker/cut.py",
-        "        disk.cut()\n        quiet = 0\n",
-        "        quiet = 2\n",
+        "        disk.cut()\n        waiting = frozenset(COUNTS)\n",
+        "        return\n        waiting = frozenset(COUNTS)\n",
         "tests/vm/test_89_cut.py::test_who_loses_the_store_writes_nothing_after_its_session",
     ),
     Mutant(
@@ -30,8 +30,8 @@ MUTANTS = (
         "cut-blind-to-flushes",
         "What the driver still has on its way is no silence, even if the block layer does not count it.",
         "enforcer/revoker/disks.py",
-        'busy = int(self._read("device/device_busy")), *map(',
-        "busy = 0, *map(",
+        'COUNTS = ("device/device_busy", "inflight")',
+        'COUNTS = ("inflight",)',
         REVOKER + "test_what_is_still_on_its_way_at_the_end_of_the_budget_resets_the_machine",
     ),
     Mutant(

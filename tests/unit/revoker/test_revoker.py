@@ -194,6 +194,17 @@ def test_nothing_is_put_back_here_and_what_was_put_back_is_seen(machine: Machine
     assert machine.beat().cut == ()
 
 
+def test_who_goes_on_to_fail_after_the_cut_is_no_writer(machine: Machine) -> None:
+    """Swap tries for ever: what is counted after the proof is refused by the disk's state."""
+    machine.disk("sda")
+    machine.promise("sda")
+    machine.deadline(0)
+    machine.turns()
+    (machine.root / "sys/block/sda/device/device_busy").write_text("3\n")
+    machine.turns(1.0)
+    assert machine.beat().cut == ("sda",) and not machine.resets
+
+
 def test_a_damaged_plan_ends_the_signs_of_life_and_not_the_promise(machine: Machine) -> None:
     machine.disk("sda")
     machine.promise("sda")
