@@ -146,7 +146,8 @@ def in_machines(series: str) -> Callable[[Sequence[str]], tuple[int, int, int]]:
 
 SUITES: dict[str, Callable[[Sequence[str]], tuple[int, int, int]]] = {
     "lint": lint,
-    "unit": pytest("tests/unit", "-n", WORKERS, "--dist", "loadfile"),
+    "unit": pytest("tests/unit", "-m", "not sanlock", "-n", WORKERS, "--dist", "loadfile"),
+    "sanlock": pytest("tests/unit/cluster", "-m", "sanlock", "-n", WORKERS, "--dist", "worksteal"),
     "cluster": pytest("tests/cluster"),
     f"vm-{kernels.SERIES[0]}": in_machines(kernels.SERIES[0]),
     "chaos": pytest("tests/chaos"),
@@ -154,10 +155,13 @@ SUITES: dict[str, Callable[[Sequence[str]], tuple[int, int, int]]] = {
 }
 
 
+LEFT_OUT = {"chaos"}  # of a run without names: it takes longer than all that is left of the time there is
+
+
 def chosen(words: Sequence[str]) -> list[str]:
     """Names of suites, ``vm`` standing for those of every kernel. Raises ValueError."""
     names: list[str] = []
-    for word in words or SUITES:
+    for word in words or [name for name in SUITES if name not in LEFT_OUT]:
         found = [name for name in SUITES if name == word or (word == "vm" and name.startswith("vm-"))]
         if not found:
             raise ValueError(f"there is no suite {word!r}: {', '.join(SUITES)}, or vm for all that need machines")

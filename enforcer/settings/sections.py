@@ -74,9 +74,7 @@ class Store:
     socket: str = _setting("", "Unix socket of the external store, if it is not started here", kind="path")
     device: str = _setting("", "Shared disk of the sanlock store, the same on all nodes", kind="path")
     host_id: int = _setting(0, "This node's number in sanlock's lock space, 1 to 32, its own on each", kind="number")
-    io_timeout_s: float = _setting(
-        10.0, "sanlock's io_timeout, in whole seconds; the same on all nodes", key="io_timeout", kind="duration"
-    )
+    io_timeout_s: float = _setting(10.0, "sanlock's; the same on all nodes", key="io_timeout", kind="duration")
     ttl_s: float = _setting(30.0, "How long this node's session lives without renewal", key="ttl", kind="duration")
     renew_s: float = _setting(5.0, "How often the session is renewed", key="renew", kind="duration")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tools.mutants.row import Mutant
 
-LAYERS = "tests/unit/workflow/test_layers.py"
+LAYERS = "tests/unit/workflow/test_who_layers.py"
 CONFLICTS = "tests/unit/daemon/test_daemon_conflicts.py"
 
 MUTANTS = (

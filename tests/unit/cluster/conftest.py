@@ -85,3 +85,13 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
 def etcd_cluster(etcd: EtcdServer) -> Cluster:
     """A fresh etcd store."""
     return Cluster("etcd", etcd.url)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A real sanlock counts in its own seconds: what waits for one is a suite of its own."""
+    for item in items:
+        called = getattr(item, "callspec", None)
+        if "sanlock_hosts" in getattr(item, "fixturenames", ()) or (
+            called and called.params.get("cluster") == "sanlock"
+        ):
+            item.add_marker("sanlock")

@@ -88,7 +88,7 @@ def test_who_reserves_takes_over_from_who_reserved_and_that_is_no_fencing(
     etcd_cluster: Cluster, etcd: EtcdServer
 ) -> None:
     async def scenario(c: Cluster) -> None:
-        one, two = await holds(c, etcd.url, Guarantee.RESERVATION), await c.boot("node-2")
+        one, two = await holds(c, Guarantee.RESERVATION), await c.boot("node-2")
         assert isinstance(two.store, EtcdStore)
         two.store._guarantee = lambda _: Guarantee.RESERVATION
         await one.crash()
