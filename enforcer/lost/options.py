@@ -22,8 +22,8 @@ class Lost:
     """[lost]"""
 
     cut_s: float = field(
-        default=3.0,
-        metadata={"help": "Time for the cut of leased devices, 0s for no cut", "key": "cut", "kind": "budget"},
+        default=0.0,
+        metadata={"help": "Time for the cut of leased devices, 3s say; 0s for no cut", "key": "cut", "kind": "budget"},
     )
     hypervisor_pauses: Pauses = field(
         default=Pauses.AUTO,

@@ -131,7 +131,8 @@ def test_renewal_arithmetic() -> None:
 def test_what_must_be_done_before_the_end_must_fit() -> None:
     """3R + B + W + m > T is refused by file and line; the defaults fit, with a watchdog too."""
     etcd = "[store]\nkind = 'etcd'\nendpoints = ['http://a:1']\n"
-    default = parse(etcd + "[lost]\nwatchdog = '/dev/watchdog1'").deadlines()
+    assert parse(etcd).deadlines().cut_s == 0, "a store that is away ends no use unless somebody wants it"
+    default = parse(etcd + "[lost]\ncut = '3s'\nwatchdog = '/dev/watchdog1'").deadlines()
     assert (default.cut_s, default.watchdog_s, default.problem()) == (3.0, 10.0, "")
     assert parse("[lost]\ncut = '60s'").deadlines().cut_s == 0, "a store without sessions ends none"
     for text, line, word in (
