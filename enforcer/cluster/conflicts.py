@@ -45,6 +45,12 @@ class Witness:
     present: Mapping[str, Holder] = field(default_factory=dict)  # node name -> whose liveness record stands now
     fenced: AbstractSet[tuple[str, str]] = frozenset()  # (node name, boot id) of each fencing fact
     gone: AbstractSet[tuple[str, str]] = frozenset()  # those whose session has been gone for m (Absences)
+    silenced: AbstractSet[tuple[str, str]] = frozenset()  # fencing facts about what they promised to silence alone
+
+    @property
+    def barred(self) -> AbstractSet[tuple[str, str]]:
+        """(node name, boot id) of all who get nothing any more."""
+        return self.fenced | self.silenced
 
     def liveness(self, holder: Holder, guarantee: Guarantee = Guarantee.NONE) -> Liveness:
         """What is known of the holder of a lease with that guarantee.
@@ -55,6 +61,8 @@ class Witness:
         if present is not None and present.boot_id == holder.boot_id:
             return Liveness.LIVE  # another session on the same boot is the same running kernel
         if (holder.node, holder.boot_id) in self.fenced:
+            return Liveness.FENCED
+        if (holder.node, holder.boot_id) in self.silenced and guarantee in SELF_FENCING:
             return Liveness.FENCED
         if present is None and (holder.node, holder.boot_id) in self.gone:
             if guarantee in SELF_FENCING:
@@ -206,7 +214,7 @@ def check_fence(witness: Witness, known: Iterable[Holder], me: Holder, node: str
     """
     present = witness.present.get(node)
     boots = {holder.boot_id for holder in known if holder.node == node}
-    boots |= {boot for name, boot in witness.fenced if name == node}
+    boots |= {boot for name, boot in witness.barred if name == node}
     if present is not None:
         boots.add(present.boot_id)
     if boot_id not in boots:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from enforcer.cluster.board import DoubleUse
 from enforcer.cluster.etcd_api import Etcd, KeyValue, delete, get_prefix, put
 from enforcer.cluster.etcd_http import Caller
-from enforcer.cluster.etcd_records import MAX_FACT, VERSION, Layout, read_holder
+from enforcer.cluster.etcd_records import MAX_FACT, VERSION, Layout, read_fence, read_holder
 from enforcer.model.errors import StoreUnavailable
 from enforcer.model.lease import Holder
 from enforcer.model.resource import ResourceId
@@ -40,7 +40,7 @@ class EtcdBoard:
         ops = [get_prefix(prefix) for prefix in (layout.conflicts, layout.nodes, layout.fences)]
         records, nodes, fences = (await self._etcd.read(ops, budget_s=CALL_S)).ranges
         present = {holder.node: holder.boot_id for holder in (read_holder(layout, layout.nodes, kv) for kv in nodes)}
-        over = {tuple(layout.parts(kv.key, layout.fences, 2)) for kv in fences}
+        over = {fence.boot for fence in (read_fence(layout, kv) for kv in fences) if not fence.promised}
         found = [use for kv in records for use in read(layout, kv)]
         return tuple(
             use

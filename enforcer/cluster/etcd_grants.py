@@ -20,7 +20,7 @@ def grant_ops(layout: Layout, ruling: Ruling, promised: Guarantee, facts: Mappin
     puts = [put(key, write_lease(me, mode, since, promised, facts)) for key, mode in ours.items()]
     turns = [put(layout.turn(lun), write_turn(me.node)) for lun in {r.lun for r in ruling.wanted}]
     facts_of_silence = [
-        put(layout.fence(node, boot_id), write_fence(f"taken over by {me.node}"))
+        put(layout.fence(node, boot_id), write_fence(f"taken over by {me.node}", promised=True))
         for node, boot_id in sorted(ruling.silenced)
     ]
     return [*(delete(key) for key in dict.fromkeys(gone) if key not in ours), *puts, *turns, *facts_of_silence]

@@ -8,7 +8,7 @@ key below ``/enforcer/CLUSTER/``          TTL      value (JSON)
 ``seen/NODE``                             session  boot_id, session, luns, policy: what it sees
 ``res/LUN/PATH/NODE``                     none     boot_id, session, mode, since, guarantee, facts, token?
 ``turn/LUN``                              none     node: who was granted something on it last
-``fenced/NODE/BOOT_ID``                   none     by, at: proven silent
+``fenced/NODE/BOOT_ID``                   none     by, at, promised: proven silent
 ``conflict/NODE``                         none     boot_id, session, uses: what it uses of others' (etcd_board.py)
 ========================================  =======  ==========================================================
 
@@ -28,6 +28,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from enforcer.cluster.etcd_api import KeyValue
@@ -172,15 +173,24 @@ def read_turn(layout: Layout, kv: KeyValue) -> tuple[str, str, int]:
     return lun, _text(kv, _load(kv), "node"), kv.mod_revision
 
 
-def write_fence(by: str) -> bytes:
-    """The value of a fencing fact: who vouches, and since when. Its existence is what counts."""
-    return _dump({"by": by[:MAX_FACT], "at": utc_now()})
+class Fence(NamedTuple):
+    """A fencing fact. ``promised``: of what that boot promised to silence by itself, and nothing else."""
+
+    boot: tuple[str, str]  # node name, boot id
+    at: str
+    promised: bool
 
 
-def read_fence(layout: Layout, kv: KeyValue) -> tuple[str, str, str]:
-    """(node, boot id, when) of a ``fenced/`` record. Raises StoreUnavailable."""
+def write_fence(by: str, *, promised: bool = False) -> bytes:
+    """The value of a fencing fact: who vouches, and since when."""
+    return _dump({"by": by[:MAX_FACT], "at": utc_now(), "promised": promised})
+
+
+def read_fence(layout: Layout, kv: KeyValue) -> Fence:
+    """A ``fenced/`` record. Raises StoreUnavailable."""
     node, boot_id = layout.parts(kv.key, layout.fences, 2)
-    return node, boot_id, _text(kv, _load(kv), "at")
+    value = _load(kv)
+    return Fence((node, boot_id), _text(kv, value, "at"), value.get("promised") is True)
 
 
 def trim_facts(facts: Mapping[str, str]) -> dict[str, str]:

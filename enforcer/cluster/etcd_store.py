@@ -240,7 +240,7 @@ class EtcdStore:
 
     async def fences(self) -> Mapping[tuple[str, str], str]:
         now, facts = await self._snapshot_and([], [self._layout.fences], CALL_S)
-        found = {(node, boot): at for node, boot, at in (read_fence(self._layout, kv) for kv in facts)}
+        found = {f.boot: f.at for f in (read_fence(self._layout, kv) for kv in facts) if not f.promised}
         renewing = {(holder.node, holder.boot_id) for holder in now.witness.present.values()}
         return {boot: at for boot, at in found.items() if boot not in renewing}
 
@@ -327,7 +327,7 @@ class EtcdStore:
             me = self._require_session(now)
             node = self.holder.node
             old = [s for s in now.stored if s.lease.holder.node == node and not self._same_boot(s.lease.holder)]
-            facts = [b for n, b in now.witness.fenced if n == node and b != self.holder.boot_id]
+            facts = [b for n, b in now.witness.barred if n == node and b != self.holder.boot_id]
             if not old and not facts:
                 return tuple(sorted(forgotten.values(), key=lambda lease: lease.resource))
             forgotten.update((s.key, s.lease) for s in old[:BATCH])
@@ -355,7 +355,7 @@ class EtcdStore:
         answer = await self._etcd.read(ops, budget_s=budget_s)
         nodes, fences, *rest = answer.ranges
         present = [(read_holder(layout, layout.nodes, kv), kv) for kv in nodes]
-        fenced = (layout.parts(kv.key, layout.fences, 2) for kv in fences)
+        facts = [read_fence(layout, kv) for kv in fences]
         stored = tuple(read_lease(layout, kv) for kv in _flat(rest[: len(prefixes)]))
         live = {holder.node: holder for holder, _ in present}
         self._absences = self._absences.noted(live, [s.lease.holder for s in stored], boot_ns())
@@ -364,14 +364,14 @@ class EtcdStore:
             answer.revision,
             stored,
             {holder.node: kv for holder, kv in present},
-            Witness(live, {(node, boot) for node, boot in fenced}, gone),
+            Witness(live, {f.boot for f in facts if not f.promised}, gone, {f.boot for f in facts if f.promised}),
         )
         return now, tuple(_flat(rest[len(prefixes) :]))
 
     def _require_session(self, now: _Snapshot) -> list[Json]:
         """Compares that hold while this node has the right to act. Raises StoreUnavailable, LeaseLost."""
         facts = self._session()
-        if (self.holder.node, self.holder.boot_id) in now.witness.fenced:
+        if (self.holder.node, self.holder.boot_id) in now.witness.barred:
             raise LeaseLost("this boot of this node was confirmed fenced", hint="reboot this node")
         if facts is None:
             raise StoreUnavailable(NO_SESSION, hint="systemctl status enforcer-keeper")

@@ -86,7 +86,7 @@ def shell(text: str) -> str:
 def promise(node: Node, cluster: Cluster) -> None:
     """Let a node promise a cut: it is a virtual machine, of which the settings say that nobody pauses it."""
     text = node.get("/etc/enforcer/enforcer.toml").decode()
-    node.put("/etc/enforcer/enforcer.toml", text + '[lost]\nhypervisor_pauses = "no"\ncut = "6s"\n')
+    node.put("/etc/enforcer/enforcer.toml", text.replace("[lost]\n", '[lost]\nhypervisor_pauses = "no"\ncut = "6s"\n'))
     node.spawn("exec /bin/bash /run/start-revoker")
     node.run("kill $(pgrep -f '[e]nforcer.keeper.main'); sleep 0.3", check=True)
     node.spawn("exec /bin/bash /run/start-keeper")

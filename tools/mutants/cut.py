@@ -155,4 +155,12 @@ MUTANTS = (
         "if not over:",
         "tests/unit/workflow/test_wayback.py::test_a_disk_comes_back_when_nothing_uses_it_and_the_session_lives",
     ),
+    Mutant(
+        "one-cut-fences-all",
+        "Who was taken over because it promised a cut is not silent on a disk of which it promised nothing.",
+        "enforcer/cluster/etcd_grants.py",
+        "promised=True",
+        "promised=False",
+        "tests/unit/cluster/test_etcd_takeover.py::test_what_was_promised_for_one_disk_says_nothing_of_another",
+    ),
 )

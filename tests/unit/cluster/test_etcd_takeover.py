@@ -101,3 +101,23 @@ def test_who_reserves_takes_over_from_who_reserved_and_that_is_no_fencing(
         assert isinstance(await one.take("b"), Granted), "what else it has was never in question"
 
     play(etcd_cluster, scenario)
+
+
+def test_what_was_promised_for_one_disk_says_nothing_of_another(etcd_cluster: Cluster) -> None:
+    """A disk that cannot be cut: whoever takes over its neighbour must not get it too."""
+
+    async def scenario(c: Cluster) -> None:
+        one, two = await holds(c, Guarantee.CUT), await c.boot("node-2")
+        other = await one.must_take("b")
+        assert [lease.guarantee for lease in other.leases] == [Guarantee.NONE]
+        await one.crash()
+        await two.take("a")
+        await asyncio.sleep(margin_s(c.ttl_s) + 0.1)
+        assert isinstance(await two.take("a"), Granted)
+        denied = await two.take("b")
+        assert isinstance(denied, Denied) and denied.blocking[0].liveness is Liveness.STRANDED
+        assert await two.store.fences() == {}, "no mark on a disk is excused by it"
+        await two.store.fence_confirm("node-1", one.holder.boot_id, "root")
+        assert isinstance(await two.take("b"), Granted)
+
+    play(etcd_cluster, scenario)

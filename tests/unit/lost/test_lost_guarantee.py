@@ -49,10 +49,10 @@ def test_a_promise_is_made_only_while_all_that_keeps_it_is_there(
 def test_a_virtual_machine_promises_nothing_unless_the_settings_say_that_it_is_never_paused() -> None:
     assert clock_may_stop(VIRTUAL) and not clock_may_stop(BARE)
     assert clock_may_stop("processor : 0\nFeatures : fp asimd\n"), "where the CPU does not tell, nothing is known"
-    assert Lost().tiers(BARE) == Tiers(3.0) and Lost().tiers(VIRTUAL) == Tiers(pauses=True)
-    assert Lost(hypervisor_pauses=Pauses.NO).tiers(VIRTUAL) == Tiers(3.0)
+    assert Lost().tiers(BARE) == Tiers() and Lost(3.0).tiers(VIRTUAL) == Tiers(pauses=True)
+    assert Lost(3.0, hypervisor_pauses=Pauses.NO).tiers(VIRTUAL) == Tiers(3.0)
     assert Lost(hypervisor_pauses=Pauses.YES).tiers(BARE) == Tiers(pauses=True)
-    assert Lost(watchdog="/dev/watchdog1").tiers(BARE) == BOTH
+    assert Lost(3.0, watchdog="/dev/watchdog1").tiers(BARE) == BOTH
 
 
 def test_the_deadline_leaves_time_for_what_was_promised() -> None:

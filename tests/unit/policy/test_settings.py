@@ -44,7 +44,7 @@ def test_everything(tmp_path: Path) -> None:
         '[cluster]\nview = "pacemaker"\n'
         '[paths]\nstate_dir = "/s"\nrun_dir = "/r"\nlog_dir = "/l"\nbpffs = "/b"\npolicy_dirs = ["/p"]\n'
         '[daemon]\ngroup = "g"\non_conflict = "cut"\n[keeper]\nrestart = ["x", "y"]\nprogress_timeout = "2s"\n'
-        '[lost]\ncut = "0s"\nhypervisor_pauses = "no"\nwatchdog = "/dev/watchdog1"\nwatchdog_timeout = "20s"\n'
+        '[lost]\ncut = "1s"\nhypervisor_pauses = "no"\nwatchdog = "/dev/watchdog1"\nwatchdog_timeout = "20s"\n'
         'reservation = ["wwn-*"]\n'
     )
     settings = load(file)
