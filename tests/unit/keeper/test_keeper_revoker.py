@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from enforcer.model.clock import boot_ns
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "enforcer.revoker.main"]) as made:
+        while b"enforcer.revoker" not in Path(f"/proc/{made.pid}/cmdline").read_bytes():
+            time.sleep(0.01)  # execve(2) shows the new arguments a moment after Popen has returned
         yield made
         made.kill()
 
