@@ -33,6 +33,9 @@ vm: series root packages-lab ready ## Tests in virtual machines; KERNEL=6.12 for
 model: python ready ## Every order of events for two nodes, one store and one disk; BREAK=NAME without an assumption
 	@exec $(VENV)/bin/python -m tools.model $(if $(BREAK),--break $(BREAK))
 
+long: root packages-lab ready ## What takes longer: sanlock, Pacemaker, cluster filesystems, cut, watchdog, chaos
+	@exec $(VENV)/bin/python -m tools.test sanlock cluster long chaos
+
 mutants: root packages-lab ready ## Break one thing after the other and watch its test fail; MUTANTS="NAME..." for some
 	@exec $(VENV)/bin/python -m tools.mutants $(MUTANTS)
 
@@ -95,4 +98,4 @@ $(OBJECT): $(wildcard bpf/*.c bpf/*.h) tools/bpf.py
 	@echo "bpf: compiling $@"
 	@$(PYTHON) tools/bpf.py $@
 
-.PHONY: run test lint unit vm model mutants chaos bench build install clean help ready series root python packages-build packages-lab
+.PHONY: run test lint unit vm long model mutants chaos bench build install clean help ready series root python packages-build packages-lab

@@ -15,7 +15,7 @@ from tools.lab.cluster import Cluster
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 HERE = "/run/reserved"
 

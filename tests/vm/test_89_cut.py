@@ -19,7 +19,7 @@ from tools.lab.disk import SharedDisk
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 LOAD = """
 import os, sys
