@@ -18,7 +18,7 @@ SERIES := 6.12 6.18 newest
 run: root packages-lab ready ## Watch mounts on this machine, or, where its kernel cannot, in virtual machines
 	@exec $(VENV)/bin/python -m tools.run
 
-test: root packages-lab ready ## All tests: lint, unit, clusters in namespaces, and virtual machines with each kernel series
+test: root packages-lab ready ## Lint, unit tests, and virtual machines with each kernel series
 	@exec $(VENV)/bin/python -m tools.test
 
 lint: packages-build ready ## ruff, mypy, clang -Werror
