@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run the test suites.",
         epilog="example: python -m tools.test unit vm-6.12 -- -k refused",
     )
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}, vm; those of make test if none")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}, vm; make test's if none")
     own, more = list(sys.argv[1:] if arguments is None else arguments), list[str]()
     if "--" in own:
         own, more = own[: own.index("--")], own[own.index("--") + 1 :]

@@ -100,6 +100,9 @@ def read_state(text: bytes) -> State:
     daemon = _child(root, "pacemakerd")
     if daemon.get("state") != "running":
         raise Unreadable(f"pacemakerd is in state {daemon.get('state') or '?'}")
+    history = root.find("fence_history")
+    if history is not None and history.get("status", "0") != "0":
+        raise Unreadable("crm_mon could not read which fencings there were")
     summary = _child(root, "summary")
     controller, options = _child(summary, "current_dc"), _child(summary, "cluster_options")
     if not _truth(controller, "present"):

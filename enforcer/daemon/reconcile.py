@@ -170,7 +170,7 @@ class Reconciler:
         if denied is None:
             self._notice("adopt", f"{device.name}, in use here, is leased now")
             return True
-        if denied.standing is Standing.ELSEWHERE:
+        if denied.standing is Standing.ELSEWHERE and denied.blocking:
             self.conflicts.found(device, denied)
             return False
         self.conflicts.still(device)

@@ -178,7 +178,7 @@ class Keeper:
     async def _watch_revoker(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            end_if_hung(self._run_dir)
+            await asyncio.to_thread(end_if_hung, self._run_dir)
 
 
 async def serve(keeper: Keeper) -> None:

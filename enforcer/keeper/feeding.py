@@ -40,9 +40,11 @@ def used(tables: Tables, cut: Callable[[], frozenset[DevNum]] = frozenset) -> bo
         entry, counts = tables.guard.get(key), tables.ledger.get(key)
         if entry is None or entry.state == State.UNGUARDED or DevNum.from_kernel(int.from_bytes(key, "little")) in off:
             continue
+        if entry.flags & GuardFlag.AUDIT:
+            continue
         if entry.state == State.LIVE:
             return True
-        if counts is not None and (counts.uses > 0 or counts.inflight > 0) and not entry.flags & GuardFlag.AUDIT:
+        if counts is not None and (counts.uses > 0 or counts.inflight > 0):
             return True
     return False
 

@@ -46,13 +46,18 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The revoker's word. ``failed``: why the cut could not be confirmed; the watchdog must not be fed any more."""
+    """The revoker's word.
+
+    ``failed``: why the cut could not be confirmed; the watchdog must not be fed any more. ``unable``: why it could not
+    be, if it had to be now; nothing more is promised.
+    """
 
     beat_ns: int
     pid: int
     cut: tuple[str, ...] = ()  # disks that are cut off
     cut_ns: int = 0  # when that was confirmed
     failed: str = ""
+    unable: str = ""
 
     def silent(self, now_ns: int) -> bool:
         """True if it is dead or hung."""
@@ -64,7 +69,9 @@ class Beat:
             return (
                 f"enforcer-revoker (pid {self.pid}) has given no sign of life for {(now_ns - self.beat_ns) / 1e9:.1f} s"
             )
-        return f"enforcer-revoker could not cut: {self.failed}" if self.failed else ""
+        if self.failed:
+            return f"enforcer-revoker could not cut: {self.failed}"
+        return f"enforcer-revoker cannot cut: {self.unable}" if self.unable else ""
 
 
 def write(path: Path, body: object) -> None:
@@ -119,7 +126,7 @@ def read_beat(run_dir: Path) -> Beat | None:
     try:
         body = json.loads((run_dir / REVOKER).read_text())
         cut, at, failed = tuple(map(str, body["cut"])), int(body["cut_ns"]), str(body["failed"])
-        return Beat(int(body["beat_ns"]), int(body["pid"]), cut, at, failed)
+        return Beat(int(body["beat_ns"]), int(body["pid"]), cut, at, failed, str(body.get("unable", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

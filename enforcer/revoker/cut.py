@@ -76,7 +76,7 @@ class Revoker:
         root: Path = Path("/"),
     ) -> None:
         self._run_dir, self._reset, self._say, self._root = run_dir, reset, say, root
-        self._workers = Workers()
+        self._workers, self._shutdowns = Workers(), Workers()  # a filesystem that hangs must not keep a disk on
         self._deadline: Deadline | None = None
         self._promises: tuple[Promise, ...] = ()
         self._disks: dict[str, Disk] = {}
@@ -113,6 +113,14 @@ class Revoker:
         missing = [disk for disk in self._disks.values() if boot_ns() - self._cut.get(disk.name, 0) > AGAIN_NS]
         if missing:
             self._silence(missing, due_ns)
+
+    def may_end(self, *, keeper_runs: bool) -> bool:
+        """True if nobody relies on this process: nothing is promised, all of it is cut, or the keeper goes on renewing.
+
+        Then another one can be started in time. At shutdown the keeper has ended before, and what could not be
+        unmounted may be written to for longer than the session lasts.
+        """
+        return keeper_runs or not self._promises or not self._disks.keys() - self._cut.keys()
 
     def overdue(self) -> bool:
         """True if the time for the cut is over and it is not proven."""
@@ -162,8 +170,8 @@ class Revoker:
             return
         self._beat_ns = boot_ns()
         try:
-            trouble = self._failed or self._unknown
-            beat = Beat(self._beat_ns, os.getpid(), tuple(sorted(self._cut)), self._confirmed_ns, trouble)
+            cut = tuple(sorted(self._cut))
+            beat = Beat(self._beat_ns, os.getpid(), cut, self._confirmed_ns, self._failed, self._unknown)
             files.write_beat(self._run_dir, beat)
         except OSError as error:
             log.error("no sign of life could be given: %s", error)
@@ -217,9 +225,9 @@ class Revoker:
 
         def each() -> None:
             for dev, path in filesystems.reachable(devs, self._root):
-                ended.put(self._workers.start(partial(filesystems.shut_down, dev, path)))
+                ended.put(self._shutdowns.start(partial(filesystems.shut_down, dev, path)))
 
-        looked = self._workers.start(each)
+        looked = self._shutdowns.start(each)
         looked.wait(max(0.0, (end_ns - boot_ns()) / 1e9))
         while not ended.empty():
             ended.get().wait(max(0.0, (end_ns - boot_ns()) / 1e9))

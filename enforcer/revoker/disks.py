@@ -42,10 +42,15 @@ class Disk:
 
     def _open(self) -> None:
         self.close()
-        if self._block.exists():
+        if not self._block.exists():
+            return
+        try:
             self._files["state"] = os.open(self._block / "device/state", os.O_RDWR | os.O_CLOEXEC)
             for name in COUNTS:
                 self._files[name] = os.open(self._block / name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def gone(self) -> bool:

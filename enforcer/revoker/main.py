@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,18 +79,38 @@ def _serve(run_dir: Path) -> None:
     def reset(_why: str) -> None:
         os.write(trigger, b"b")  # Documentation/admin-guide/sysrq.rst: at once, without syncing or unmounting
 
-    revoker = Revoker(run_dir, reset, say=say)
+    def may_end() -> bool:
+        if revoker.may_end(keeper_runs=_keeper_runs(run_dir)):
+            return True
+        if not told.is_set():
+            say("told to end, but without a keeper what was promised has to be cut first: that is waited for")
+            told.set()
+        time.sleep(revoker.pause_s())
+        return False
+
+    revoker, told = Revoker(run_dir, reset, say=say), threading.Event()
     lock_memory(log)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(revoker.pause_s()):
+    while not stop.wait(revoker.pause_s()) or not may_end():
         try:
             revoker.turn()
         except Exception as error:
             log.exception("a turn failed")
             if revoker.overdue():
                 revoker.give_up(str(error))
+
+
+def _keeper_runs(run_dir: Path) -> bool:
+    try:
+        with (run_dir / "keeper.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 if __name__ == "__main__":

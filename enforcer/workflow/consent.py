@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from enforcer.cluster.store import LeaseStore
 from enforcer.cluster.view import ClusterView, NoCluster, Opinion, Site, Stance, Use
-from enforcer.model.errors import EnforcerError
+from enforcer.model.errors import EnforcerError, StoreUnavailable
 from enforcer.model.intent import Intent
 from enforcer.model.lease import Denied, HeldLease, Standing
 from enforcer.model.resource import Device, DevNum, ResourceId, UseKind
@@ -32,6 +33,8 @@ from enforcer.workflow.leases import Leases
 log = logging.getLogger(__name__)
 EVERY_S = 5.0
 TAKE_S = 3.0
+UNTIL_GONE_S = 60.0  # where the store does not say how long a session lasts
+SLACK_S = 10.0
 
 _vouched: ContextVar[frozenset[ResourceId]] = ContextVar("vouched", default=frozenset())
 
@@ -66,6 +69,7 @@ class _Boots:
 
     before: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     settled: set[tuple[str, str]] = field(default_factory=set)
+    alive_since_s: dict[tuple[str, str], float] = field(default_factory=dict)  # of those who live although fenced
 
 
 class Consent:
@@ -138,7 +142,13 @@ class Consent:
                 if node not in under_way:
                     known[boot] = done
             elif done - known[boot]:
-                await self._store.fence_confirm(node, boot_id, f"{self.view.name} on {self._node}", force=True)
+                try:
+                    await self._store.fence_confirm(node, boot_id, f"{self.view.name} on {self._node}")
+                except StoreUnavailable:
+                    raise
+                except EnforcerError as error:
+                    self._alive(boot, done, str(error))
+                    continue
                 self._boots.settled.add(boot)
                 recorded.add(node)
                 self._notice("fence-confirm", f"boot {boot_id} of {node} was fenced, {self.view.name} says")
@@ -146,3 +156,13 @@ class Consent:
             del known[boot]
         self._boots.settled &= boots
         return frozenset(recorded)
+
+    def _alive(self, boot: tuple[str, str], done: frozenset[str], why: str) -> None:
+        """The store sees a session of who was fenced. Of one that is gone it will say so soon; else the fencing is an
+        old one, which this node had not heard of before (the history of fencings comes late to a node that joins)."""
+        now_s = time.monotonic()
+        since_s = self._boots.alive_since_s.setdefault(boot, now_s)
+        if now_s - since_s > (self._store.ttl_s or UNTIL_GONE_S) + SLACK_S:
+            log.warning("fencings of %s are of an earlier boot: %s", boot[0], why)
+            self._boots.before[boot] |= done
+            del self._boots.alive_since_s[boot]

@@ -102,7 +102,7 @@ class Leases:
         """
         wanted, asked_ns = frozenset(device.resources), boot_ns()
         for resource in self._sharing.left_over(wanted, want):
-            with contextlib.suppress(EnforcerError):
+            with contextlib.suppress(EnforcerError, OSError, TimeoutError):
                 await self._try_release(resource)
         ours = self._ours(wanted, intent, want.mode)
         if ours is not None:
@@ -135,7 +135,9 @@ class Leases:
                 return denied
             self._permit(outcome.leases, intent)
             granted = {lease.resource for lease in outcome.leases}
-            denied = await self._session.until_live(budget_s) or await self._reservations.take(outcome.leases)
+            denied = await self._session.until_live(budget_s) or await self._reservations.take(
+                outcome.leases, counted=want.counted
+            )
             denied = denied or await self._freshen(granted, want, in_use=not intent)
             if denied:
                 self.permit_over(intent)
@@ -286,7 +288,7 @@ class Leases:
     async def release_unused(self) -> None:
         """One pass over everything, now. Raises nothing."""
         for resource in list(self._held):
-            with contextlib.suppress(EnforcerError):
+            with contextlib.suppress(EnforcerError, OSError, TimeoutError):
                 await self._try_release(resource)
 
     async def _try_release(self, resource: ResourceId) -> None:

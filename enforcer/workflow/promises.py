@@ -20,7 +20,7 @@ from enforcer.lost.files import Promise, read_promises, revoker_trouble, write_p
 from enforcer.model.guarantee import Offer, Ready, offer
 from enforcer.model.lease import Guarantee, Lease
 from enforcer.model.resource import Device, ResourceId
-from enforcer.workflow.devices import Devices, covers
+from enforcer.workflow.devices import Devices, Known, covers
 
 log = logging.getLogger(__name__)
 EVERY_S = 1.0
@@ -50,6 +50,8 @@ class Promises:
 
     def offer(self, resources: frozenset[ResourceId]) -> Offer:
         """What leases of these, granted now, may promise. They are one set, so the weakest device decides."""
+        if any(known.guarding.audit for lun in {r.lun for r in resources} for known in self._known(lun)):
+            return Offer(Guarantee.NONE, "a rule only watches what lies on it")
         if self._reserved(resources):
             return Offer(Guarantee.RESERVATION)
         ready = Ready(revoker_trouble(self._run_dir), self._uncuttable({r.lun for r in resources}))
@@ -87,6 +89,9 @@ class Promises:
             if mine:
                 disks = dict.fromkeys(disk.name for lun in sorted({r.lun for r in mine}) for disk in self._disks(lun))
                 yield Promise(str(device.dev), device.name, tuple(map(str, mine)), tuple(disks))
+
+    def _known(self, lun: str) -> list[Known]:
+        return [self._devices.known[device.dev] for device in self._devices.on_lun(lun)]
 
     def _disks(self, lun: str) -> list[Device]:
         """The ways to a LUN: its devices that stand on nothing."""

@@ -90,10 +90,13 @@ class Reservations:
                     log.warning("%s: no reservation is used: %s", lun, trouble)
                 self._trouble[lun] = trouble
 
-    async def take(self, leases: Iterable[Lease]) -> Denied | None:
-        """Before the first use under these leases. Why they cannot be used, or None. Raises nothing."""
+    async def take(self, leases: Iterable[Lease], *, counted: int = 0) -> Denied | None:
+        """Before the first use under these leases. Why they cannot be used, or None. Raises nothing.
+
+        ``counted``: files of the asker's own that the kernel counts as open already.
+        """
         for lease in leases:
-            if lease.guarantee is Guarantee.RESERVATION and (trouble := await self._taken(lease)):
+            if lease.guarantee is Guarantee.RESERVATION and (trouble := await self._taken(lease, counted)):
                 reason = f"the storage does not reserve {lease.resource} for this node: {trouble}"
                 return Denied(Standing.UNKNOWN, reason, remedy="sg_persist --in --read-full-status shows it")
         return None
@@ -122,7 +125,7 @@ class Reservations:
             return getattr(error, "strerror", None) or str(error) or "no answer"
         return ""
 
-    async def _taken(self, lease: Lease) -> str:
+    async def _taken(self, lease: Lease, counted: int) -> str:
         """Make this node the holder. Why it is not, or ""."""
         disks = self._disks(lease.resource.lun)
         if len(disks) != 1:
@@ -131,13 +134,13 @@ class Reservations:
         try:
             async with asyncio.timeout(MOVE_S):
                 for _ in range(TRIES):
-                    if (trouble := await self._round(dev, lease)) is not None:
+                    if (trouble := await self._round(dev, lease, counted)) is not None:
                         return trouble
         except (OSError, EnforcerError, TimeoutError) as error:
             return getattr(error, "strerror", None) or str(error) or "no answer"
         return "it changes hands again and again"
 
-    async def _round(self, dev: DevNum, lease: Lease) -> str | None:
+    async def _round(self, dev: DevNum, lease: Lease, counted: int) -> str | None:
         """One look and one step. "" if this node is the holder, a reason if it must not be, None to go on."""
         before = await asyncio.to_thread(self._at, dev, _holder)
         mine = key_of(lease, kept=before is not None and _outlives(before.key, lease))
@@ -147,7 +150,7 @@ class Reservations:
         trouble = "" if await self._ours(lease) else "the lease was taken over meanwhile"
         if not trouble and there is not None and not is_key(there.key):
             trouble = f"it is reserved under key {there.key:#x}, which is none of ours"
-        if not trouble and there is not None and there.key != mine and self._in_use(lease.resource.lun):
+        if not trouble and there is not None and there.key != mine and self._in_use(lease.resource.lun, counted):
             trouble = "something here has used it since before it was taken over, and must end first"
         if trouble or (there is not None and there.key == mine):
             return trouble
@@ -168,8 +171,9 @@ class Reservations:
             for held in await self._store.leases(lease.resource.lun)
         )
 
-    def _in_use(self, lun: str) -> bool:
-        return any(self._uses(device.dev) > (1, 0) for device in self._devices.on_lun(lun))  # more than who asks
+    def _in_use(self, lun: str, counted: int) -> bool:
+        """True if anything but who asks has any of it open: a mount counts one, as an open for writing does."""
+        return sum(sum(self._uses(device.dev)) for device in self._devices.on_lun(lun)) > counted
 
     def _disks(self, lun: str) -> list[Device]:
         return [device for device in self._devices.on_lun(lun) if not device.below]

@@ -133,10 +133,11 @@ class Vetoes:
                 known = self._devices.known
                 on_same = any(b in known and known[b].device.resources == device.resources for b in device.below)
                 media.setdefault(device.dev if on_same and not device.carrier else device.resources, []).append(device)
-        return [paths for paths in media.values() if not any(self._in_use(each) for each in paths)]
+        return [paths for paths in media.values() if not any(self._in_use(each, wanted) for each in paths)]
 
-    def _in_use(self, device: Device) -> bool:
-        return self._uses.busy(device.dev) and self._uses.of(device.dev) > (1, 0)  # more than who asks
+    def _in_use(self, device: Device, wanted: Collection[ResourceId]) -> bool:
+        """True for another part of the LUN that we use. All opens of what is wanted itself still wait for a verdict."""
+        return self._uses.busy(device.dev) and not all(r in wanted for r in device.resources)
 
     async def _look(self, disks: list[list[Device]], here: Callable[[], Local], but: Collection[str] = ()) -> Looked:
         """Raises _Refused if what may stand on a disk cannot be known."""

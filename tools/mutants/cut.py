@@ -163,4 +163,12 @@ MUTANTS = (
         "promised=False",
         "tests/unit/cluster/test_etcd_takeover.py::test_what_was_promised_for_one_disk_says_nothing_of_another",
     ),
+    Mutant(
+        "revoker-ends-at-once",
+        "At shutdown the revoker stays until what was promised is cut.",
+        "enforcer/revoker/cut.py",
+        "return keeper_runs or not self._promises or not",
+        "return keeper_runs or self._promises is not None or not",
+        "tests/unit/revoker/test_revoker.py::test_it_ends_only_when_nobody_relies_on_it",
+    ),
 )

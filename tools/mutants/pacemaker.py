@@ -167,4 +167,12 @@ MUTANTS = (
         "                if node not in done:\n",
         f"{TEST_CONSENT}::test_any_other_fencing_is_none",
     ),
+    Mutant(
+        "pacemaker-old-fencing-by-force",
+        "A fencing that is heard of late takes nothing from a node that lives.",
+        "enforcer/workflow/consent.py",
+        "            self._boots.before[boot] |= done\n",
+        "            pass\n",
+        "tests/unit/workflow/test_consent.py::test_an_old_fencing_that_is_heard_of_late_takes_nothing_from_who_lives",
+    ),
 )

@@ -142,4 +142,12 @@ MUTANTS = (
         "        source = Source.STORE\n",
         "tests/unit/workflow/test_judge_verdicts.py::test_a_mark_on_the_disk_is_named_as_the_source",
     ),
+    Mutant(
+        "veto-two-writers",
+        "Two who ask at once are both asked about.",
+        "enforcer/workflow/vetoing.py",
+        " and not all(r in wanted for r in device.resources)",
+        " and self._uses.of(device.dev) > (1, 0) and bool(wanted)",
+        "tests/unit/workflow/test_leases_vetoed.py::test_two_writers_at_once_are_both_asked_about",
+    ),
 )

@@ -155,6 +155,7 @@ def test_an_orderly_end_stops_it_only_if_nothing_is_in_use(in_use: bool) -> None
         (State.CLOSING, 1, 0, True),
         (State.ELSEWHERE, 1, 0, True),
         (State.FREE, 1, GuardFlag.AUDIT, False),
+        (State.LIVE, 1, GuardFlag.AUDIT, False),
         (State.UNGUARDED, 1, 0, False),
     ],
 )

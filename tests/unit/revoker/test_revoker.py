@@ -155,10 +155,25 @@ def test_a_disk_that_cannot_be_opened_is_not_one_that_is_cut(machine: Machine) -
     machine.promise("sda", "sdb")
     machine.deadline(5)
     machine.turns()
-    assert "sdb" in machine.beat().failed and not machine.resets
+    assert "sdb" in machine.beat().unable and not machine.beat().failed and not machine.resets
     machine.deadline(0)
     machine.turns()
     assert any("sdb" in why for why in machine.resets)
+
+
+def test_it_ends_only_when_nobody_relies_on_it(machine: Machine) -> None:
+    """At shutdown the keeper ends first, and what is still mounted may be written to when the session is over."""
+    machine.disk("sda")
+    machine.deadline(5)
+    machine.turns()
+    assert machine.revoker.may_end(keeper_runs=False), "nothing is promised"
+    machine.promise("sda")
+    machine.turns()
+    assert machine.revoker.may_end(keeper_runs=True), "the next one comes in time"
+    assert not machine.revoker.may_end(keeper_runs=False)
+    machine.deadline(0)
+    machine.turns()
+    assert machine.revoker.may_end(keeper_runs=False), "it is cut"
 
 
 def test_a_disk_that_is_gone_writes_nothing(machine: Machine) -> None:

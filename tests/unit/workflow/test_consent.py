@@ -190,7 +190,7 @@ def fences(node: Node, *looks: tuple[Fencing, ...], held: bool = True) -> list[t
 
 def test_a_fencing_that_began_after_the_boot_was_known_is_a_fencing_fact(node: Node) -> None:
     under_way = Fencing(OTHER.node, "p", done=False)
-    assert fences(node, (), (under_way,), (done("k"),), (done("k"),)) == [(OTHER.node, OTHER.boot_id, True)]
+    assert fences(node, (), (under_way,), (done("k"),), (done("k"),)) == [(OTHER.node, OTHER.boot_id, False)]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,34 @@ def test_a_fencing_that_began_after_the_boot_was_known_is_a_fencing_fact(node: N
 )
 def test_any_other_fencing_is_none(node: Node, looks: tuple[tuple[Fencing, ...], ...]) -> None:
     assert fences(node, *looks) == []
+
+
+def test_an_old_fencing_that_is_heard_of_late_takes_nothing_from_who_lives(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history of fencings comes to a node that joins a while after the rest."""
+    now_s, tried = [0.0], list[str]()
+
+    async def confirm(name: str, boot_id: str, by: str, *, force: bool = False) -> None:
+        tried.append(boot_id)
+        if now_s[0] < 1000:
+            raise EnforcerError(f"{name} is live: it renews its session, so it is not fenced")
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now_s[0])
+    node.store.fence_confirm = confirm  # type: ignore[method-assign]
+    node.store.hold(B)
+
+    async def scenario() -> None:
+        view = View()
+        consent = Consent(view, node.store, ME.node)
+        view.told = ()
+        await consent.look()
+        view.told = (done("yesterday"),)
+        for now_s[0] in (10.0, 50.0, 200.0, 2000.0):
+            assert await consent.look() == frozenset()
+        assert len(tried) == 3, "it lived for longer than a session lasts: the fencing was not of this boot"
+
+    run(scenario())
 
 
 def test_who_has_no_lease_needs_no_fencing_fact(node: Node) -> None:

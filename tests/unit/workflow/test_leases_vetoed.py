@@ -272,6 +272,17 @@ def test_what_is_in_use_here_is_not_asked(node: Node) -> None:
     run(story())
 
 
+def test_two_writers_at_once_are_both_asked_about(node: Node) -> None:
+    """The kernel counts an open before its verdict: two that wait are no use."""
+
+    async def story() -> None:
+        still(node, SECOND, THEIRS)
+        node.count(SECOND, uses=2)
+        assert (await node.refused(node.there[SECOND])).veto == "ext4-mmp"
+
+    run(story())
+
+
 def test_what_was_in_use_before_enforcement_is_taken_whatever_stands_on_it(node: Node) -> None:
     async def story() -> None:
         still(node, SECOND, THEIRS)

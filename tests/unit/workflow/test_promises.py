@@ -118,6 +118,14 @@ def test_the_revoker_hears_before_the_guard_does(node: Node, promises: Promises,
     assert node.state(DISK) is not State.LIVE, "who cannot be told keeps the guard closed"
 
 
+def test_nothing_is_promised_where_a_rule_only_watches(node: Node, promises: Promises) -> None:
+    known = node.devices.known[SECOND]
+    assert promises.offer(frozenset({B})).guarantee is Guarantee.CUT
+    node.devices.known[SECOND] = replace(known, guarding=replace(known.guarding, audit=True))
+    made = promises.offer(frozenset({B}))
+    assert (made.guarantee, made.reason) == (Guarantee.NONE, "a rule only watches what lies on it")
+
+
 @pytest.mark.parametrize(
     ("what", "word"),
     [

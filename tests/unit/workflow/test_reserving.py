@@ -236,10 +236,13 @@ def test_it_is_given_up_with_the_last_use_unless_somebody_was_preempted() -> Non
     played(story)
 
 
-def test_what_still_uses_it_here_does_not_get_it_back() -> None:
+@pytest.mark.parametrize(("uses", "counted"), [(1, 0), (2, 1)])
+def test_what_still_uses_it_here_does_not_get_it_back(uses: int, counted: int) -> None:
+    """An old mount alone counts one; who asks is counted only if it has a file open already."""
+
     async def story(world: World) -> None:
         assert await world.node("node-2").take([world.grant("node-2")]) is None
-        denied = await world.node("node-1", uses=2).take([world.grant("node-1")])
+        denied = await world.node("node-1", uses=uses).take([world.grant("node-1")], counted=counted)
         assert denied is not None and "must end first" in denied.reason
         assert world.storage.holder == "node-2"
 
