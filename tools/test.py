@@ -28,7 +28,7 @@ from pathlib import Path
 from tools.lab import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKERS = "3"  # these tests mostly wait: for servers that start, fall silent and come back
+WORKERS = "4"  # these tests mostly wait: for servers that start, fall silent and come back
 PATIENCE_S = 60.0  # a suite that was interrupted powers its virtual machines off first
 LINT: dict[str, tuple[str, ...]] = {
     "ruff check": ("-m", "ruff", "check", "--quiet"),

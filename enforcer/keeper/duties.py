@@ -15,7 +15,6 @@ from enforcer.cluster.etcd_http import EtcdRefused
 from enforcer.cluster.etcd_session import EtcdSession
 from enforcer.cluster.identity import holder, node_name, write_session
 from enforcer.cluster.same_cluster import SameCluster
-from enforcer.keeper import renewals
 from enforcer.keeper.lifeline import Lifeline
 from enforcer.keeper.progress import Progress
 from enforcer.keeper.revoker import end_if_hung
@@ -68,6 +67,8 @@ class Keeper:
             duties.append(asyncio.ensure_future(self._keep_session()))
             self._lifeline.start()
         if self._settings.store.kind is StoreKind.SANLOCK:
+            from enforcer.keeper import renewals  # its checksums load OpenSSL, which would be locked in memory whole
+
             duties.append(asyncio.ensure_future(renewals.follow(self._settings.store, self._until_next)))
         stopping = asyncio.ensure_future(self._stop.wait())
         done, _ = await asyncio.wait([*duties, stopping], return_when=asyncio.FIRST_COMPLETED)
