@@ -18,7 +18,7 @@ SERIES := 6.12 6.18 newest
 run: root packages-lab ready ## Watch mounts on this machine, or, where its kernel cannot, in virtual machines
 	@exec $(VENV)/bin/python -m tools.run
 
-test: root packages-lab ready ## Lint, unit tests, and virtual machines with each kernel series
+test: root packages-lab ready ## Lint, unit tests, virtual machines with each kernel series, real clusters, chaos
 	@exec $(VENV)/bin/python -m tools.test
 
 lint: packages-build ready ## ruff, mypy, clang -Werror
@@ -32,9 +32,6 @@ vm: series root packages-lab ready ## Tests in virtual machines; KERNEL=6.12 for
 
 model: python ready ## Every order of events for two nodes, one store and one disk; BREAK=NAME without an assumption
 	@exec $(VENV)/bin/python -m tools.model $(if $(BREAK),--break $(BREAK))
-
-long: root packages-lab ready ## What takes longer: sanlock, Pacemaker, cluster filesystems, cut, watchdog, chaos
-	@exec $(VENV)/bin/python -m tools.test sanlock cluster long chaos
 
 mutants: root packages-lab ready ## Break one thing after the other and watch its test fail; MUTANTS="NAME..." for some
 	@exec $(VENV)/bin/python -m tools.mutants $(MUTANTS)
@@ -98,4 +95,4 @@ $(OBJECT): $(wildcard bpf/*.c bpf/*.h) tools/bpf.py
 	@echo "bpf: compiling $@"
 	@$(PYTHON) tools/bpf.py $@
 
-.PHONY: run test lint unit vm long model mutants chaos bench build install clean help ready series root python packages-build packages-lab
+.PHONY: run test lint unit vm model mutants chaos bench build install clean help ready series root python packages-build packages-lab

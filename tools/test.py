@@ -1,35 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python -m tools.test [SUITE]...``: the suites in the order in which a failure is cheapest to see.
 
-Each suite is a process of its own and writes to the terminal itself. It also has a process group of its own, so
-that Ctrl-C reaches it once, from here: a second one would cut short what ends its virtual machines. The last line is
-the whole outcome, alone: ``N passed, N failed``.
-
-Every user has caches of his own, because what root's run left in the checkout nobody else can write. Where the
-checkout is not his to write, they last for one tool's run.
+Lint and the unit tests keep every CPU busy and run alone. A lab of virtual machines mostly keeps one busy, so the
+suites after them run two at a time, those that take longest first. The last line is the whole outcome, alone:
+``N passed, N failed``.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.children import Children, Terminal
 from tools.lab import kernels
 
-ROOT = Path(__file__).resolve().parent.parent
-WORKERS = "4"  # these tests mostly wait: for servers that start, fall silent and come back
-PATIENCE_S = 60.0  # a suite that was interrupted powers its virtual machines off first
+WORKERS = "5"  # these tests mostly wait: for servers that start, fall silent and come back
+AT_A_TIME = 2
 LINT: dict[str, tuple[str, ...]] = {
     "ruff check": ("-m", "ruff", "check", "--quiet"),
     "ruff format": ("-m", "ruff", "format", "--check", "--quiet"),
@@ -49,62 +43,24 @@ class Outcome:
     seconds: float
 
 
-def caches(place: Path) -> dict[str, str]:
-    """The environment that puts every tool's cache into ``place`` (pytest has no variable of its own for it)."""
-    return {
-        "MYPY_CACHE_DIR": str(place / "mypy"),
-        "RUFF_CACHE_DIR": str(place / "ruff"),
-        "HYPOTHESIS_STORAGE_DIRECTORY": str(place / "hypothesis"),
-        "PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -o cache_dir={shlex.quote(str(place / 'pytest'))}",
-    }
+Counts = tuple[int, int, int]  # passed, failed, skipped
+Suite = Callable[[Terminal, Sequence[str]], Counts]
 
 
-@contextlib.contextmanager
-def own_caches(root: Path = ROOT) -> Iterator[Path]:
-    """A place for this user's caches: in the checkout, or, if that is not writable, one that goes away again."""
-    place = root / f".cache-{os.geteuid()}"
-    if os.access(place if place.exists() else root, os.W_OK | os.X_OK):
-        yield place
-        return
-    with tempfile.TemporaryDirectory(prefix="enforcer-cache-") as other:
-        yield Path(other)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run this Python with ``arguments``; returns its exit code. Ends it on Ctrl-C or SIGTERM."""
-    with own_caches() as place:
-        child = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=os.environ | caches(place),
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
-            try:
-                child.wait(PATIENCE_S)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                os.killpg(child.pid, signal.SIGKILL)
-            raise
-
-
-def lint(_more: Sequence[str]) -> tuple[int, int, int]:
-    """(passed, failed, skipped): the suite is one test."""
+def lint(terminal: Terminal, _more: Sequence[str]) -> Counts:
+    """The suite is one test."""
     failed = []
     for name, command in LINT.items():
-        print(f"  {name}", flush=True)
-        if run(command):
+        terminal.say(f"  {name}")
+        if terminal.run(command):
             failed.append(name)
     if failed:
-        print(f"  failed: {', '.join(failed)}")
+        terminal.say(f"  failed: {', '.join(failed)}")
     return (0, 1, 0) if failed else (1, 0, 0)
 
 
-def counted(report: bytes) -> tuple[int, int, int]:
-    """(passed, failed, skipped) of a JUnit report; an error in a fixture is a failure."""
+def counted(report: bytes) -> Counts:
+    """Those of a JUnit report; an error in a fixture is a failure."""
     passed = failed = skipped = 0
     for suite in ElementTree.fromstring(report).iter("testsuite"):
         wrong = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
@@ -114,13 +70,13 @@ def counted(report: bytes) -> tuple[int, int, int]:
     return passed, failed, skipped
 
 
-def pytest(*what: str) -> Callable[[Sequence[str]], tuple[int, int, int]]:
+def pytest(*what: str) -> Suite:
     """A suite that pytest runs. One that could not run, or holds no test at all, has failed."""
 
-    def suite(more: Sequence[str]) -> tuple[int, int, int]:
+    def suite(terminal: Terminal, more: Sequence[str]) -> Counts:
         with tempfile.TemporaryDirectory() as place:
             report = Path(place) / "report.xml"
-            code = run(["-m", "pytest", *what, f"--junitxml={report}", *more])
+            code = terminal.run(["-m", "pytest", *what, f"--junitxml={report}", *more])
             try:
                 passed, failed, skipped = counted(report.read_bytes())
             except (OSError, ElementTree.ParseError):
@@ -130,36 +86,40 @@ def pytest(*what: str) -> Callable[[Sequence[str]], tuple[int, int, int]]:
     return suite
 
 
-def in_machines(series: str, which: str = "not long") -> Callable[[Sequence[str]], tuple[int, int, int]]:
+def in_machines(series: str, which: str = "not own_lab") -> Suite:
     """The suite that runs in virtual machines with one kernel series; its kernel is fetched first."""
 
-    def suite(more: Sequence[str]) -> tuple[int, int, int]:
+    def suite(terminal: Terminal, more: Sequence[str]) -> Counts:
         try:
-            print(f"  Linux {kernels.newest(series).version}", flush=True)
+            terminal.say(f"  Linux {kernels.newest(series).version}")
         except (kernels.KernelError, OSError) as error:
-            print(f"  no kernel: {error}")
+            terminal.say(f"  no kernel: {error}")
             return 0, 1, 0
-        return pytest("tests/vm", "--kernel", series, "-m", which)(more)
+        return pytest("tests/vm", "--kernel", series, "-m", which)(terminal, more)
 
     return suite
 
 
-SUITES: dict[str, Callable[[Sequence[str]], tuple[int, int, int]]] = {
+MAIN, *OTHERS = kernels.SERIES
+ALONE: dict[str, Suite] = {
     "lint": lint,
-    "unit": pytest("tests/unit", "-m", "not sanlock", "-n", WORKERS, "--dist", "loadfile"),
-    **{f"vm-{series}": in_machines(series) for series in kernels.SERIES},
-    "sanlock": pytest("tests/unit/cluster", "-m", "sanlock", "-n", WORKERS, "--dist", "worksteal"),
-    "cluster": pytest("tests/cluster"),
-    "long": in_machines(kernels.SERIES[0], "long"),
-    "chaos": pytest("tests/chaos"),
+    "unit": pytest("tests/unit", "-m", "not sanlock", "-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"),
 }
-LONG = ("sanlock", "cluster", "long", "chaos")  # of `make long`: with them a run would take more than 40 minutes
+SIDE_BY_SIDE: dict[str, Suite] = {
+    f"vm-{MAIN}": in_machines(MAIN),
+    "labs": in_machines(MAIN, "own_lab"),
+    "chaos": pytest("tests/chaos"),
+    **{f"vm-{series}": in_machines(series) for series in OTHERS},
+    "cluster": pytest("tests/cluster"),
+    "sanlock": pytest("tests/unit/cluster", "-m", "sanlock", "-n", WORKERS, "--dist", "worksteal"),
+}
+SUITES: dict[str, Suite] = ALONE | SIDE_BY_SIDE
 
 
 def chosen(words: Sequence[str]) -> list[str]:
     """Names of suites, ``vm`` standing for those of every kernel. Raises ValueError."""
     names: list[str] = []
-    for word in words or [name for name in SUITES if name not in LONG]:
+    for word in words or SUITES:
         found = [name for name in SUITES if name == word or (word == "vm" and name.startswith("vm-"))]
         if not found:
             raise ValueError(f"there is no suite {word!r}: {', '.join(SUITES)}, or vm for all that need machines")
@@ -174,6 +134,33 @@ def table(outcomes: Sequence[Outcome]) -> str:
         result = "FAILED" if o.failed else "ok"
         lines.append(f"{o.suite:<12}{o.passed:>8}{o.failed:>8}{o.skipped:>9}{o.seconds:>9.1f}  {result}")
     return "\n".join(lines)
+
+
+def outcome(name: str, terminal: Terminal, more: Sequence[str]) -> Outcome:
+    """Run one suite. Raises Interrupted."""
+    terminal.say(f"=== {name}")
+    began = time.monotonic()
+    passed, failed, skipped = SUITES[name](terminal, more)
+    made = Outcome(name, passed, failed, skipped, time.monotonic() - began)
+    if terminal.label:
+        terminal.say(f"=== {'FAILED' if failed else 'ok'}, {made.seconds:.0f} s")
+    return made
+
+
+def run(names: Sequence[str], more: Sequence[str], done: list[Outcome]) -> None:
+    """Run the suites; ``done`` grows as they end. Raises KeyboardInterrupt, and what a suite raises."""
+    beside = [name for name in SIDE_BY_SIDE if name in names]
+    stages = [[name] for name in names if name not in beside] + [beside]
+    children = Children()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        for stage in stages:
+            label = len(stage) > 1
+            begun = [pool.submit(outcome, name, Terminal(children, name if label else ""), more) for name in stage]
+            try:
+                done.extend(future.result() for future in as_completed(begun))
+            except BaseException:
+                children.interrupt()
+                raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,14 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     outcomes: list[Outcome] = []
     try:
-        for name in names:
-            print(f"=== {name}", flush=True)
-            began = time.monotonic()
-            passed, failed, skipped = SUITES[name](more)
-            outcomes.append(Outcome(name, passed, failed, skipped, time.monotonic() - began))
+        run(names, more, outcomes)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; not finished: {', '.join(names[len(outcomes) :])}", file=sys.stderr)
+        ended = {o.suite for o in outcomes}
+        print(f"\ninterrupted; not finished: {', '.join(n for n in names if n not in ended)}", file=sys.stderr)
         return 130
+    outcomes.sort(key=lambda o: names.index(o.suite))
     failed = sum(o.failed for o in outcomes)
     print(f"\n{table(outcomes)}\n\n{sum(o.passed for o in outcomes)} passed, {failed} failed", flush=True)
     return 1 if failed else 0

@@ -32,7 +32,7 @@ from enforcer.model.escape import for_terminal
 
 log = logging.getLogger(__name__)
 
-CONNECT_S = 3.0  # for starting or reaching the peer and its hello
+CONNECT_S = 5.0  # for starting or reaching the peer and its hello
 HUNG_S = 10.0  # of silence with answers owed
 PAUSE_S = 1.0  # between two starts of a program
 END_S = 1.0  # that a program has to end by itself

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Another run than that of ``make long``: ``pytest tests/chaos --seed 7 --steps 90``."""
+"""Another run than that of ``make test``: ``pytest tests/chaos --seed 7 --steps 90``."""
 
 from __future__ import annotations
 

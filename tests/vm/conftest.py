@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: runs on the series 6.12 only")
-    config.addinivalue_line("markers", "long: of the suite long, which is not part of make test")
+    config.addinivalue_line("markers", "own_lab: boots machines of its own: the suite labs")
 
 
 TAKEN = pytest.StashKey[list[Figure]]()

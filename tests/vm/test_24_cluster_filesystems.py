@@ -14,7 +14,7 @@ from tools.lab.story import Record, Story
 from tools.lab.vm import Node
 from tools.lab.ways import Way
 
-pytestmark = [pytest.mark.full, pytest.mark.long]
+pytestmark = [pytest.mark.full, pytest.mark.own_lab]
 UMOUNT = f"umount {ways.MOUNT_POINT}"
 PART_AT = 2048 * 512  # of the first partition; the first 64 KiB of a gfs2 are never written to
 GFS2 = "mkfs.gfs2 -q -K -O -p lock_dlm -t mg:lun11 -j 2 -J 8 {}"

@@ -17,7 +17,7 @@ from tools.lab.ends import GATE_DOWN
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
-pytestmark = [pytest.mark.full, pytest.mark.long]
+pytestmark = [pytest.mark.full, pytest.mark.own_lab]
 LOUD = "IN USE ON TWO NODES"
 
 

@@ -15,7 +15,7 @@ from tools.lab.cluster import Cluster
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
-pytestmark = [pytest.mark.full, pytest.mark.long]
+pytestmark = [pytest.mark.full, pytest.mark.own_lab]
 
 HERE = "/run/reserved"
 

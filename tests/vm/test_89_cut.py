@@ -19,7 +19,7 @@ from tools.lab.disk import SharedDisk
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
-pytestmark = [pytest.mark.full, pytest.mark.long]
+pytestmark = [pytest.mark.full, pytest.mark.own_lab]
 
 LOAD = """
 import os, sys

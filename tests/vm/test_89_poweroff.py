@@ -17,7 +17,7 @@ from tools.lab.cluster import CHECKOUT, Cluster
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
-pytestmark = [pytest.mark.full, pytest.mark.long]
+pytestmark = [pytest.mark.full, pytest.mark.own_lab]
 END_DAEMON = (
     "kill $(cat /run/enforcer/enforcerd.lock); while ! flock -n /run/enforcer/enforcerd.lock true; do sleep 0.1; done"
 )

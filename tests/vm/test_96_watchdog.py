@@ -19,7 +19,7 @@ from tools.lab.cluster import CHECKOUT, Cluster
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
-pytestmark = [pytest.mark.full, pytest.mark.long]
+pytestmark = [pytest.mark.full, pytest.mark.own_lab]
 
 W_S = 10
 KEEPER = "$(pgrep -f '[e]nforcer.keeper.main')"

@@ -87,7 +87,7 @@ CHECK = (
         "tools/chaos/watch.py",
         '"start_revision": str(since)',
         '"start_revision": str(since - since)',
-        "tests/unit/plumbing/test_chaos_watch.py::test_every_revision_is_heard_at_a_time_that_can_be_relied_on",
+        "tests/chaos/test_chaos_watch.py::test_every_revision_is_heard_at_a_time_that_can_be_relied_on",
     ),
     Mutant(
         "chaos-hand-over-counts",

@@ -16,7 +16,7 @@ import pytest
 from enforcer import settings
 from enforcer.kernel.prerequisites import Prerequisite
 from enforcer.policy import parse
-from tools import bench, figures, run
+from tools import bench, children, figures, run
 from tools import test as runner
 from tools.lab import kernels
 
@@ -25,7 +25,7 @@ OK = Prerequisite("BTF", True, "there")
 
 
 def test_suites_are_chosen_by_name() -> None:
-    assert runner.chosen([]) == ["lint", "unit", "vm-6.12", "vm-6.18", "vm-newest"]
+    assert runner.chosen([]) == list(runner.SUITES)
     assert runner.chosen(["vm", "unit", "vm-6.18"]) == ["vm-6.12", "vm-6.18", "vm-newest", "unit"]
     with pytest.raises(ValueError, match="no suite 'vn'"):
         runner.chosen(["vn"])
@@ -47,13 +47,13 @@ def test_a_report_is_counted() -> None:
 def test_a_suite_of_pytest(tmp_path: Path, body: str, outcome: tuple[int, int, int]) -> None:
     (tmp_path / "test_made.py").write_text(body)
     suite = runner.pytest("-q", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", "-c", "/dev/null", str(tmp_path))
-    assert suite([]) == outcome
+    assert suite(children.Terminal(), []) == outcome
 
 
 def test_the_last_line_is_the_whole_outcome(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runner, "SUITES", {"lint": lambda _: (1, 0, 0), "unit": lambda _: (41, 2, 3)})
+    monkeypatch.setattr(runner, "SUITES", {"lint": lambda *_: (1, 0, 0), "unit": lambda *_: (41, 2, 3)})
     assert runner.main([]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "42 passed, 2 failed"
     assert runner.main(["lint"]) == 0
@@ -61,10 +61,10 @@ def test_the_last_line_is_the_whole_outcome(
 
 
 def test_each_user_has_caches_of_his_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with runner.own_caches(tmp_path) as place:
+    with children.own_caches(tmp_path) as place:
         assert place == tmp_path / f".cache-{os.geteuid()}"
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
-    with runner.own_caches(tmp_path) as place:
+    with children.own_caches(tmp_path) as place:
         (place / "mypy").mkdir()
         assert place.parent == Path(tempfile.gettempdir())
     assert not place.exists()
@@ -78,27 +78,51 @@ def test_every_tool_keeps_its_cache_where_it_is_told(tmp_path: Path, monkeypatch
     )
     monkeypatch.chdir(project)
     for tool in (["ruff", "check"], ["mypy", "."], ["pytest", "-q", "-c", "/dev/null", "--rootdir=."]):
-        subprocess.run([sys.executable, "-m", *tool], env=os.environ | runner.caches(place), capture_output=True)
+        subprocess.run([sys.executable, "-m", *tool], env=os.environ | children.caches(place), capture_output=True)
     assert sorted(path.name for path in place.iterdir()) == ["hypothesis", "mypy", "pytest", "ruff"]
     left = {path.name for path in project.iterdir()} - {"__pycache__"}
     assert left == {"test_made.py"}
 
 
-def test_ctrl_c_ends_a_suite(tmp_path: Path) -> None:
-    """The child is told once, has time to clean up, and nothing of it is left."""
+def test_ctrl_c_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None:
+    """Each child is told once, has time to clean up, and nothing of it is left."""
     (tmp_path / "child.py").write_text(
         "import os, sys, time\n"
         "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
         "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    open(sys.argv[1] + '.told', 'w')\n"
     )
-    marker = tmp_path / "pid"
-    code = f"from tools import test; test.run([{str(tmp_path / 'child.py')!r}, {str(marker)!r}])"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not (marker.exists() and marker.read_text()):
+    code = (
+        "from tools import test\n"
+        f"place = {str(tmp_path)!r}\n"
+        "def suite(name): return lambda t, _: (t.run([place + '/child.py', place + '/' + name]), 0, 0)\n"
+        "test.SUITES = test.SIDE_BY_SIDE = {name: suite(name) for name in 'abc'}\n"
+        "raise SystemExit(test.main([]))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"):
         assert parent.poll() is None
     parent.send_signal(2)
-    assert parent.wait(20) != 0
-    assert (tmp_path / "pid.told").exists() and not Path(f"/proc/{marker.read_text()}").exists()
+    assert parent.wait(20) == 130 and parent.stderr
+    assert parent.stderr.read().splitlines()[-1] == "interrupted; not finished: a, b, c"
+    for name in "ab":
+        assert (tmp_path / f"{name}.told").exists() and not Path(f"/proc/{(tmp_path / name).read_text()}").exists()
+    assert not (tmp_path / "c").exists()
+
+
+def test_side_by_side_each_line_names_its_suite(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def suite(name: str) -> runner.Suite:
+        return lambda terminal, _: (int(terminal.run(["-c", f"print('I am {name}')"]) == 0), 0, 0)
+
+    both = {name: suite(name) for name in ("one", "two")}
+    monkeypatch.setattr(runner, "SUITES", both)
+    monkeypatch.setattr(runner, "SIDE_BY_SIDE", both)
+    assert runner.main([]) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert {"one       | I am one", "two       | I am two"} <= set(said) and said[-1] == "2 passed, 0 failed"
+    assert runner.main(["two"]) == 0
+    assert "I am two" in capfd.readouterr().out.splitlines()  # alone it has the terminal for itself
 
 
 @pytest.mark.parametrize(
@@ -136,7 +160,6 @@ def test_make_help_names_every_target() -> None:
         "lint",
         "unit",
         "vm",
-        "long",
         "model",
         "mutants",
         "chaos",
