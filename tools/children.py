@@ -113,8 +113,9 @@ class Terminal:
     label: str = ""
 
     def say(self, text: str) -> None:
-        """One line."""
-        print(f"{self.label:<10}| {text}" if self.label else text, flush=True)
+        """One line, written at once: another suite writes too."""
+        sys.stdout.write(f"{self.label:<10}| {text}\n" if self.label else f"{text}\n")
+        sys.stdout.flush()
 
     def run(self, arguments: Sequence[str]) -> int:
         """Run this Python with ``arguments``; returns its exit code. Raises Interrupted."""
