@@ -104,7 +104,7 @@ def test_nothing_new_begins_on_either(twice: Twice, cluster: Cluster) -> None:
         assert node.run(f"/run/attempt open {twice.dev[node.name]}").rc == 1
         assert node.run(f"mkdir -p /run/third && mount {twice.dev[node.name]} /run/third").rc == 32
         told = cluster.new_records(node, since, least=2)
-        assert len(told) == 2 and all("in use on two nodes" in record["reason"] for record in told), told
+        assert len(told) >= 2 and all("in use on two nodes" in record["reason"] for record in told), told
 
 
 def test_who_shows_it_on_both_in_80_columns(twice: Twice, cluster: Cluster) -> None:

@@ -116,6 +116,7 @@ class Node:
     grace_s: float = 30.0  # on top of a command's own limit, before a silent agent counts as lost
     boots: int = 0
     boot_id: str = ""
+    ended_s: float = 0.0  # when QEMU told of the last end that was waited for, by the host's wall clock
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _agent: AgentChannel | None = field(default=None, repr=False)
     _qmp: Qmp | None = field(default=None, repr=False)
@@ -190,6 +191,7 @@ class Node:
             for event in self._qmp.events:
                 if event["event"] in ("SHUTDOWN", "GUEST_PANICKED"):
                     reason = str(event["data"].get("reason", event["event"].lower()))
+                    self.ended_s = event["timestamp"]["seconds"] + event["timestamp"]["microseconds"] / 1e6
         self._forget()
         return reason
 
