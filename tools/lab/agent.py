@@ -89,9 +89,14 @@ def finish(pid: int, timeout_s: float) -> tuple[int, bool, bool]:
 
 
 def child(path: str, request: Request, body: Body) -> int:
-    """Fork a child in a session of its own, with files for its output, and let it run ``body``."""
+    """Fork a child in a session of its own and let it run ``body``; the files for its output are there at once."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    outputs = [os.open(path + ".out", flags)]
+    outputs.append(outputs[0] if request.get("merge") else os.open(path + ".err", flags))
     pid = os.fork()
     if pid:
+        for descriptor in set(outputs):
+            os.close(descriptor)
         return pid
     try:
         os.setsid()
@@ -101,9 +106,8 @@ def child(path: str, request: Request, body: Body) -> int:
             os.write(source, binascii.a2b_base64(request["stdin"]))
             os.lseek(source, 0, os.SEEK_SET)
         os.dup2(source, 0)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        os.dup2(os.open(path + ".out", flags), 1)
-        os.dup2(os.open(path + ".err", flags) if not request.get("merge") else 1, 2)
+        os.dup2(outputs[0], 1)
+        os.dup2(outputs[1], 2)
         os.environ.update(request.get("env") or {})
         os.chdir("/")
         body()

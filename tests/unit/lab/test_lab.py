@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 import socket
 import threading
 from pathlib import Path
@@ -241,6 +242,14 @@ def test_agent_runs_and_reports(agent_files: Path) -> None:
 def test_agent_does_not_wait_for_what_keeps_the_output_open(agent_files: Path) -> None:
     answer = agent.run({"run": "sleep 5 & echo ok", "timeout_s": 4}, str(agent_files))
     assert (answer["rc"], answer["timed_out"]) == (0, False)
+
+
+def test_what_a_program_wrote_can_be_read_as_soon_as_it_is_spawned(agent_files: Path) -> None:
+    output = agent_files.with_suffix(".out")
+    pid = agent.child(str(agent_files), {"merge": True}, agent.shell("echo ok"))
+    assert output.read_bytes() in (b"", b"ok\n")
+    os.waitpid(pid, 0)
+    assert output.read_bytes() == b"ok\n"
 
 
 def test_agent_ends_what_is_too_late(agent_files: Path) -> None:
