@@ -45,17 +45,16 @@ from enforcer.kernel.events import EventStream
 from enforcer.kernel.program import Attached
 from enforcer.kernel.tables import Tables
 from enforcer.kernel.upcall import UpcallServer
-from enforcer.model.errors import BadConfiguration, EnforcerError
+from enforcer.model.errors import EnforcerError
 from enforcer.model.intent import Intent, Verdict
 from enforcer.model.resource import UseKind
 from enforcer.policy import parse
 from enforcer.policy.engine import kernel_fstypes
 from enforcer.policy.rules import Implicit, MultiAttached, Policy, RuleMode
-from enforcer.settings import OnConflict, Settings, StoreKind, ViewKind
+from enforcer.settings import Settings, StoreKind, ViewKind
 from enforcer.settings import load as load_settings
 from enforcer.storage.uevents import UeventSocket
 from enforcer.workflow.asks import Asks
-from enforcer.workflow.conflicting import Cut
 from enforcer.workflow.consent import Consent, locate, vouched
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.judge import Judge
@@ -108,7 +107,6 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._failed = ""
         self._attached: Attached | None = None
-        self._cut: Cut | None = None  # what on_conflict = "cut" does
 
     def _make_store(self) -> LeaseStore:
         store = self._settings.store
@@ -134,8 +132,6 @@ class Service:
         )
 
     def _board(self) -> Board:
-        if self._settings.daemon.on_conflict is OnConflict.CUT and self._cut is None:
-            raise BadConfiguration('on_conflict = "cut": nothing here can cut yet', hint='set on_conflict = "alert"')
         if self._access is None:
             return NoBoard()
         cluster = self._settings.store.cluster
@@ -294,7 +290,6 @@ class Service:
             session=(lambda: read_session(self._run_dir)[0]) if deadline else None,
             cache=self._state_dir / "seen.json",
             board=self._board(),
-            cut=self._cut if self._settings.daemon.on_conflict is OnConflict.CUT else None,
             consent=consent,
         )
         await self._reconciler.once()

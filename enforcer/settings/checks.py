@@ -6,9 +6,14 @@ from __future__ import annotations
 from enforcer.policy.document import Document
 from enforcer.policy.fields import show_duration
 from enforcer.settings.readers import path_problem
-from enforcer.settings.sections import SETTINGS, Settings, Store, StoreKind
+from enforcer.settings.sections import SETTINGS, OnConflict, Settings, Store, StoreKind
 
 LEAST_WATCHDOG_S = 2.0
+_INSTEAD = {
+    StoreKind.SQLITE: "no other node ever takes over what the sqlite store holds",
+    StoreKind.SANLOCK: "sanlock itself resets a node that cannot renew, through wdmd",
+    StoreKind.EXTERNAL: "what silences a lost node is up to the external store",
+}
 
 
 def check(settings: Settings, document: Document) -> None:
@@ -21,6 +26,10 @@ def check(settings: Settings, document: Document) -> None:
     if settings.lost.watchdog and settings.lost.watchdog_timeout_s < LEAST_WATCHDOG_S:
         what = "the watchdog's time-out is too short: it is programmed with half of it, in whole seconds"
         document.problem(("lost", "watchdog_timeout"), what, f"Set it to {LEAST_WATCHDOG_S:g}s or more")
+    _check_lost(settings, document)
+    if settings.daemon.on_conflict is OnConflict.CUT:
+        what = '"cut" cannot be done: nothing in this version ends a use by force'
+        document.problem(("daemon", "on_conflict"), what, 'Set on_conflict = "alert"')
     if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
         document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["https://host:2379"]')
     _check_access(settings.store, document)
@@ -28,6 +37,22 @@ def check(settings: Settings, document: Document) -> None:
         _check_external(settings.store, document)
     if settings.store.kind is StoreKind.SANLOCK:
         _check_sanlock(settings.store, document)
+
+
+def _check_lost(settings: Settings, document: Document) -> None:
+    """A protection that was asked for and would not be there: whoever reads the file relies on it.
+
+    Each of them is promised with a lease and kept before a session ends, and only etcd's has an end that is known here.
+    ``hypervisor_pauses`` and ``watchdog_timeout`` ask for nothing by themselves, nor do defaults that are written out.
+    """
+    kind, lost = settings.store.kind, settings.lost
+    stated = document.data.get("store")
+    if kind is StoreKind.ETCD or (isinstance(stated, dict) and stated.get("kind", kind) != kind):
+        return  # a kind that is none has been told of: perhaps it was to be etcd
+    for key, wanted in (("cut", lost.cut_s > 0), ("watchdog", lost.watchdog), ("reservation", lost.reservation)):
+        if wanted:
+            what = f'"{key}" has no effect with the {kind} store, only with etcd'
+            document.problem(("lost", key), what, f"Remove it: {_INSTEAD[kind]}")
 
 
 def _check_access(store: Store, document: Document) -> None:

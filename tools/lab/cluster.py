@@ -62,14 +62,13 @@ cluster = "lab"
 {endpoints}
 ttl = "{ttl_s}s"
 renew = "2s"
-[lost]
-reservation = ["wwn-0x6001405*"]
 [paths]
 policy_dirs = ["/run/policy.d"]
 [keeper]
 restart = ["/bin/bash", "/run/start-enforcerd"]
 progress_timeout = "8s"
 """
+LOST = '[lost]\nreservation = ["wwn-0x6001405*"]\n'  # refused with any store but etcd
 
 
 class NotFree(CommandFailed):
@@ -139,11 +138,8 @@ class Cluster:
         """Write settings, policy and start scripts of one node."""
         endpoints = f"endpoints = {json.dumps(self.lab.etcd_urls)}" if self.store == "etcd" else ""
         name = node.name.replace("node", "node-")
-        node.put(
-            "/etc/enforcer/enforcer.toml",
-            SETTINGS.format(name=name, kind=self.store, endpoints=endpoints, ttl_s=self.ttl_s),
-            0o644,
-        )
+        settings = SETTINGS.format(name=name, kind=self.store, endpoints=endpoints, ttl_s=self.ttl_s)
+        node.put("/etc/enforcer/enforcer.toml", settings + (LOST if self.store == "etcd" else ""), 0o644)
         node.put("/run/policy.d/10-san.toml", self.policy, 0o644)
         for program, part in (("enforcerd", "daemon"), ("keeper", "keeper"), ("revoker", "revoker")):
             node.put(

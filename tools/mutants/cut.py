@@ -139,6 +139,22 @@ MUTANTS = (
         "tests/unit/policy/test_settings.py::test_what_must_be_done_before_the_end_must_fit",
     ),
     Mutant(
+        "protection-without-effect",
+        "Settings that ask for a cut, a watchdog or a reservation which the store cannot give are refused.",
+        "enforcer/settings/checks.py",
+        "        if wanted:\n",
+        '        if wanted and key == "cut":\n',
+        "tests/unit/policy/test_settings.py::test_protection_that_would_not_be_there_is_refused",
+    ),
+    Mutant(
+        "conflict-cut-taken",
+        "on_conflict = cut, which cannot be done, is a mistake in the settings.",
+        "enforcer/settings/checks.py",
+        "settings.daemon.on_conflict is OnConflict.CUT",
+        "settings.daemon.on_conflict is None",
+        "tests/unit/policy/test_settings.py::test_bad",
+    ),
+    Mutant(
         "guarantee-not-recorded",
         "The lease in the store bears what its holder promised, and the taker waits by it.",
         "enforcer/cluster/etcd_grants.py",
