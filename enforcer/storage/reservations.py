@@ -27,7 +27,7 @@ from enforcer.model.resource import DevNum
 from enforcer.storage import nodes
 from enforcer.storage.vetoes.marks import Damaged
 from enforcer.storage.vetoes.medium import Disk
-from enforcer.storage.vetoes.reservation import Action, Reservation, reservation
+from enforcer.storage.vetoes.reservation import Action, Reservation, keys, reservation
 
 WRITE_EXCLUSIVE: Final = 1  # in pr.h and in SPC-4 alike
 IGNORE_KEY: Final = 1
@@ -44,6 +44,9 @@ class Port(Protocol):
 
     def holder(self) -> Reservation | None:
         """The reservation in force. Raises OSError; ENOTSUP if the device knows no reservations."""
+
+    def registered(self) -> tuple[int, ...]:
+        """Every key that is registered, by whomever; none if the device knows no reservations. Raises OSError."""
 
     def register(self, key: int) -> None:
         """From now on this is our key, whatever it was. Raises OSError."""
@@ -104,6 +107,13 @@ class DevicePort:
             raise OSError(errno.ENOTSUP, "it knows no reservations")
         try:
             return reservation(answer)
+        except Damaged as error:
+            raise OSError(errno.EPROTO, str(error)) from error
+
+    def registered(self) -> tuple[int, ...]:
+        answer = self._disk.reserve_in(Action.READ_KEYS)
+        try:
+            return keys(answer) if answer is not None else ()
         except Damaged as error:
             raise OSError(errno.EPROTO, str(error)) from error
 

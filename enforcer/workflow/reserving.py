@@ -102,17 +102,25 @@ class Reservations:
         return None
 
     async def give_up(self, lease: Lease) -> None:
-        """Nothing uses it any more. Raises OSError, TimeoutError: then the store must not be told."""
-        if lease.guarantee is not Guarantee.RESERVATION:
-            return
+        """Nothing uses it any more. Raises OSError, TimeoutError: then the store must not be told.
+
+        What is registered is asked of the storage, not of the record: that is written anew with a lower promise if the
+        lease comes to be in a set that cannot be reserved, or the settings change. Where the record promises nothing, a
+        storage that does not answer keeps no lease: what stays behind may refuse somebody, and lets nobody write.
+        """
+        if lease.resource.path:
+            return  # the reservation, if there is one, is that of the whole
         for disk in self._disks(lease.resource.lun):
             try:
                 async with asyncio.timeout(MOVE_S):
-                    # of a key that says "kept" this is not the name, and so it stays
-                    await asyncio.to_thread(self._at, disk.dev, lambda port: port.unregister(key_of(lease)))
+                    await asyncio.to_thread(self._at, disk.dev, lambda port: _leave(port, key_of(lease)))
             except OSError as error:
-                if error.errno not in _GONE:
+                if error.errno in _GONE:
+                    continue
+                if lease.guarantee is Guarantee.RESERVATION:
                     raise
+                why = str(error) or "no answer"
+                log.warning("%s: whether this node has reserved %s is not known: %s", lease.resource, disk.name, why)
 
     async def _cannot(self, lun: str) -> str:
         disks = self._disks(lun)
@@ -185,6 +193,13 @@ class Reservations:
 
 def _holder(port: Port) -> Reservation | None:
     return port.holder()
+
+
+def _leave(port: Port, like: int) -> None:
+    """End every registration of the node that made the key ``like``, under whichever grant, unless it is kept."""
+    for key in port.registered():
+        if same_node(key, like) and not is_kept(key):
+            port.unregister(key)  # of another initiator than this one, the storage ends none
 
 
 def _outlives(there: int, lease: Lease) -> bool:

@@ -82,6 +82,14 @@ MUTANTS = (
         RESERVING + "test_it_is_given_up_with_the_last_use_unless_somebody_was_preempted",
     ),
     Mutant(
+        "reserve-left-behind",
+        "What this node has registered is given up whatever the lease's record promises by then.",
+        "enforcer/workflow/reserving.py",
+        "        if lease.resource.path:\n            return",
+        "        if lease.resource.path or lease.guarantee is Guarantee.NONE:\n            return",
+        RESERVING + "test_nothing_stays_behind_of_a_lease_whose_record_promises_it_no_more",
+    ),
+    Mutant(
         "reserve-stranger",
         "A reservation of somebody whom our store does not know is left alone.",
         "enforcer/workflow/reserving.py",

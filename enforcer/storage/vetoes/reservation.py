@@ -25,6 +25,7 @@ LAYER = "scsi-pr"
 class Action(IntEnum):
     """Service actions of PERSISTENT RESERVE IN."""
 
+    READ_KEYS = 0
     READ_RESERVATION = 1
     READ_FULL_STATUS = 3
 
@@ -97,6 +98,11 @@ def reservation(data: bytes) -> Reservation | None:
     if len(body) < 16:
         raise Damaged("the answer to READ RESERVATION is cut short", data)
     return Reservation(struct.unpack_from(">Q", body)[0], body[13] & 0xF)
+
+
+def keys(data: bytes) -> tuple[int, ...]:
+    """The answer to READ KEYS: one for each I_T nexus that is registered, in no order. Raises Damaged."""
+    return tuple(key for (key,) in struct.iter_unpack(">Q", _body(data)[: len(_body(data)) // 8 * 8]))
 
 
 def registrants(data: bytes) -> tuple[Registrant, ...]:

@@ -63,6 +63,15 @@ def test_a_reservation_objects_if_it_keeps_us_out(disk: Image, may: bool) -> Non
     assert all(not mark.excusable for mark in seen(disk))
 
 
+def test_all_keys_that_are_registered_are_read() -> None:
+    """READ KEYS, SPC-4 6.15.2."""
+    answer = struct.pack(">IIQQ", 7, 16, 0x4D45_0000_0400_0001, 0xA1)
+    assert reservation.keys(answer) == (0x4D45_0000_0400_0001, 0xA1)
+    assert reservation.keys(struct.pack(">II", 7, 0)) == ()
+    with pytest.raises(Damaged):
+        reservation.keys(answer[:-1])
+
+
 def test_a_target_that_does_not_say_who_is_registered_is_told_by_its_key() -> None:
     disk = target(5, (0xA1, True, OURS))
     disk.answers[Action.READ_FULL_STATUS] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from enforcer.workflow import leases as leases_module
 from enforcer.workflow import liveness, vacancy, vetoing
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
+from enforcer.workflow.reserving import Reservations
 
 T = TypeVar("T")
 ME = Holder("node-1", "boot-1", "session-1")
@@ -57,6 +59,12 @@ def disk(dev: DevNum, name: str, *resources: ResourceId, **more: Any) -> Device:
 
 
 BOTH = disk(DevNum(253, 0), "dm-0", A1, B, below=(PART, DISK, SECOND))  # a volume over two LUNs
+
+
+@contextmanager
+def no_port() -> Iterator[Any]:
+    """A disk that knows no reservations."""
+    yield SimpleNamespace(registered=tuple)
 
 
 class Table(dict[int, Any]):
@@ -247,7 +255,15 @@ class Node:
         )
         self.devices._identities = identities
         self.leases = Leases(
-            self.store, self.devices, self.tables, me=ME, deadline_ns=lambda: self.session_until_ns, scratch=self.sysfs
+            self.store,
+            self.devices,
+            self.tables,
+            me=ME,
+            deadline_ns=lambda: self.session_until_ns,
+            scratch=self.sysfs,
+            reservations=Reservations(
+                self.devices, self.store, ME, patterns=(), scratch=self.sysfs, port=lambda *_, **__: no_port()
+            ),
         )
         for dev in self.there:
             self.devices.classify(dev)

@@ -6,9 +6,10 @@ places a few times; that the storage is as it is taken for here is in tests/vm/t
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -35,6 +36,7 @@ class Storage:
     holder: str = ""
     type: int = WRITE_EXCLUSIVE
     written: list[int] = field(default_factory=list)  # tokens of the writes that were taken
+    fails: bool = False
 
     def write(self, node: str, token: int) -> bool:
         taken = self.holder in ("", node)
@@ -49,6 +51,11 @@ class Port:
     def holder(self) -> Reservation | None:
         at = self.storage
         return Reservation(at.keys[at.holder], at.type) if at.holder else None
+
+    def registered(self) -> tuple[int, ...]:
+        if self.storage.fails:
+            raise OSError(errno.EIO, "no answer")
+        return tuple(self.storage.keys.values())
 
     def register(self, key: int) -> None:
         self.storage.keys[self.me] = key
@@ -232,6 +239,35 @@ def test_it_is_given_up_with_the_last_use_unless_somebody_was_preempted() -> Non
             await world.node(name).give_up(successor)
             assert world.storage.holder == name and is_kept(world.storage.keys[name])
         assert not world.storage.write("node-1", left.token)
+
+    played(story)
+
+
+def test_nothing_stays_behind_of_a_lease_whose_record_promises_it_no_more() -> None:
+    """The record was written anew, with another token and without the promise, while the storage was told before."""
+
+    async def story(world: World) -> None:
+        node, theirs = world.node("node-1"), Port(world.storage, "node-2")
+        lease = world.grant("node-1")
+        assert await node.take([lease]) is None
+        theirs.register(key_of(replace(lease, holder=Holder("node-2", "b", "s"))))
+        rewritten = replace(lease, token=lease.token + 1, guarantee=Guarantee.NONE)
+        await node.give_up(replace(rewritten, resource=ResourceId("wwn-a", ("p1",))))
+        assert world.storage.holder == "node-1", "a part does not give up what the whole has"
+        await node.give_up(rewritten)
+        assert world.storage.holder == "" and set(world.storage.keys) == {"node-2"}
+
+    played(story)
+
+
+def test_a_storage_that_does_not_answer_keeps_the_lease_only_where_the_reservation_was_promised() -> None:
+    async def story(world: World) -> None:
+        node, lease = world.node("node-1"), world.grant("node-1")
+        assert await node.take([lease]) is None
+        world.storage.fails = True
+        await node.give_up(replace(lease, guarantee=Guarantee.NONE))
+        with pytest.raises(OSError, match="no answer"):
+            await node.give_up(lease)
 
     played(story)
 
