@@ -77,7 +77,7 @@ async def _layers(parts: Parts, chosen: Sequence[Known]) -> list[Answer]:
         it = known.device
         disk, used = disks.get(it.dev, OnDisk(unread="not looked at")), uses.get(it.dev, Usage())
         use = Use(it.dev, tuple(it.resources), tuple(it.aliases), running=bool(it.in_use))
-        quorum, runs_on = await looking.cluster(use)
+        quorum, runs_on = await looking.cluster(parts.view, use)
         found = await asyncio.to_thread(parts.devices.use_of, it.dev, used)
         whole = replace(
             at_hand(parts, known, stored),
@@ -155,7 +155,7 @@ def _told(parts: Parts, known: Known, it: Layers, disk: OnDisk, used: Usage, tro
             },
         },
         "cluster": {
-            "kind": parts.looking.view.name,
+            "kind": parts.view.name,
             "quorum": str(it.quorum),
             "runs_on": None if it.runs_on is None else list(it.runs_on),
         },

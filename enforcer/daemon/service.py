@@ -295,7 +295,7 @@ class Service:
         await self._reconciler.once()
         tables.configure(enforce=1, strict=0, unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
         await probe.drive()
-        self._looking = Looking(self._holder.node, self._run_dir, self._view)
+        self._looking = Looking(self._holder.node, self._run_dir)
         verbs = Verbs(
             parts := Parts(
                 attached=attached,

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from enforcer.cluster.view import ClusterView, NoCluster, Quorum, Use
+from enforcer.cluster.view import ClusterView, Quorum, Use
 from enforcer.model.errors import EnforcerError
 from enforcer.model.resource import Device, DevNum
 from enforcer.storage import usage
@@ -44,9 +44,7 @@ class OnDisk:
 class Looking:
     """Reads what stands outside this process. All methods run on the daemon's loop."""
 
-    def __init__(self, node: str, scratch: Path, view: ClusterView | None = None) -> None:
-        """``view``: the cluster manager, if there is one."""
-        self.view: ClusterView = view or NoCluster()
+    def __init__(self, node: str, scratch: Path) -> None:
         self._node, self._scratch = node, scratch
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="look")
         self._pending: dict[DevNum, asyncio.Future[Shown]] = {}
@@ -94,11 +92,11 @@ class Looking:
             found[dev] = OnDisk(tuple(signs), seen_or_why.reserved)
         return found
 
-    async def cluster(self, use: Use) -> tuple[Quorum, tuple[str, ...] | None]:
+    async def cluster(self, view: ClusterView, use: Use) -> tuple[Quorum, tuple[str, ...] | None]:
         """Quorum, and where the cluster manager runs it (None: it manages no such thing); UNKNOWN without an answer."""
         try:
             async with asyncio.timeout(LOOK_S):
-                quorum, opinion = await self.view.quorum(), await self.view.opinion(use)
+                quorum, opinion = await view.quorum(), await view.opinion(use)
         except (EnforcerError, TimeoutError):
             return Quorum.UNKNOWN, None
         if opinion.resource:

@@ -136,6 +136,14 @@ MUTANTS = (
         f"{TEST_VIEW}::test_a_loss_of_quorum_that_was_pushed_counts_before_an_answer_that_was_slower",
     ),
     Mutant(
+        "fencings-unread",
+        "A history of fencings that crm_mon could not read is no empty one.",
+        "enforcer/cluster/pacemaker_state.py",
+        """    if history is not None and history.get("status", "0") != "0":""",
+        """    if history is not None and history.get("status", "0") == "no":""",
+        "tests/unit/cluster/test_pacemaker_state.py::test_what_pacemaker_does_not_know_is_unreadable_and_says_why",
+    ),
+    Mutant(
         "view-not-heard",
         "An objection of the cluster manager refuses, and no lease is taken for it.",
         "enforcer/workflow/judge.py",

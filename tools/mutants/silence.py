@@ -90,6 +90,23 @@ MUTANTS = (
         RESERVING + "test_nothing_stays_behind_of_a_lease_whose_record_promises_it_no_more",
     ),
     Mutant(
+        "reserve-keeps-all",
+        "A storage that does not end one reservation keeps no other lease when the daemon ends.",
+        "enforcer/workflow/leases.py",
+        "in list(self._held):\n            with contextlib.suppress(EnforcerError, OSError, TimeoutError):",
+        "in list(self._held):\n            with contextlib.suppress(EnforcerError):",
+        "tests/unit/workflow/test_parting.py::test_a_storage_that_does_not_end_its_reservation_keeps_no_other_lease",
+    ),
+    Mutant(
+        "reserve-no-verdict",
+        "Whoever asks for what cannot be given back has a verdict all the same.",
+        "enforcer/workflow/leases.py",
+        "left_over(wanted, want):\n            with contextlib.suppress(EnforcerError, OSError, TimeoutError):",
+        "left_over(wanted, want):\n            with contextlib.suppress(EnforcerError):",
+        "tests/unit/workflow/test_leases_shared.py::"
+        "test_what_cannot_be_given_back_before_the_mount_leaves_its_caller_a_verdict",
+    ),
+    Mutant(
         "reserve-stranger",
         "A reservation of somebody whom our store does not know is left alone.",
         "enforcer/workflow/reserving.py",

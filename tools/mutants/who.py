@@ -34,6 +34,22 @@ MUTANTS = (
         f"{LAYERS}::test_a_disk_that_hangs_delays_nobody_and_is_not_asked_twice",
     ),
     Mutant(
+        "who-asks-no-manager",
+        "Where the cluster manager runs it is one of the layers.",
+        "enforcer/daemon/layered.py",
+        "        quorum, runs_on = await looking.cluster(parts.view, use)\n",
+        "        quorum, runs_on = await looking.cluster(type(parts.view).__base__(), use)\n",
+        "tests/unit/daemon/test_daemon_layers.py::test_the_cluster_manager_is_asked",
+    ),
+    Mutant(
+        "conflict-of-the-manager",
+        "A second use of which only the cluster manager knows is told.",
+        "enforcer/daemon/reconcile.py",
+        "if denied.standing is Standing.ELSEWHERE and denied.blocking:",
+        "if denied.standing is Standing.ELSEWHERE:",
+        f"{CONFLICTS}::test_a_second_use_that_only_the_cluster_manager_knows_of_is_told",
+    ),
+    Mutant(
         "who-waits",
         "A caller that waits for its verdict is no use on two nodes.",
         "enforcer/daemon/layered.py",

@@ -95,6 +95,7 @@ def test_a_part_that_is_missing_makes_it_unreadable(part: str) -> None:
         (STATE.replace('state="running"', 'state="shutting_down"'), "shutting_down"),
         (STATE.replace('present="true"', 'present="false"'), "no designated controller"),
         (STATE.replace('role="Started"', 'role="Levitating"'), "Levitating"),
+        (STATE.replace("<fence_history>", '<fence_history status="1">'), "which fencings there were"),
         (
             '<pacemaker-result><status code="102" message="Not connected"><errors><error>Could not connect</error>'
             "</errors></status></pacemaker-result>",

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from lab_node import ME, OTHER, SECOND, B, Node, run
@@ -16,6 +17,7 @@ from enforcer.cluster.board import DoubleUse
 from enforcer.daemon.reconcile import Reconciler
 from enforcer.kernel.abi import State
 from enforcer.model.errors import StoreUnavailable
+from enforcer.model.lease import Denied, Standing
 from enforcer.storage.usage import Usage
 
 MOUNTED = Usage(mounted_at=["/srv"])
@@ -97,6 +99,23 @@ def test_a_use_of_what_another_holds_is_posted_and_shouted(turn: Round, caplog: 
     assert turn.wall.posts == 1 and turn.kinds == ["conflict"], "said once"
     (loud,) = [r for r in caplog.records if r.levelno == logging.CRITICAL]
     assert "IN USE ON TWO NODES: wwn-b: sdb is mounted at /srv here, and leased to node-2" in loud.getMessage()
+
+
+def test_a_second_use_that_only_the_cluster_manager_knows_of_is_told(
+    turn: Round, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store knows no holder of it, so there is nobody to tell through the board: here it is said all the same."""
+
+    async def take(_leases: object, _device: object) -> Denied:
+        return Denied(Standing.ELSEWHERE, "Pacemaker runs fs on node-2")
+
+    assert turn.made is not None
+    turn.made._consent = cast(Any, SimpleNamespace(take_in_use=take))
+    turn.node.used[SECOND] = MOUNTED
+    run(turn.go(3))
+    said = "sdb is mounted at /srv here, and Pacemaker runs fs on node-2"
+    assert turn.notices == [("conflict", said)] and turn.made.warnings == [said]
+    assert f"IN USE WITHOUT A LEASE: {said}" in caplog.text
 
 
 def test_a_counted_use_is_a_conflict_in_every_round(turn: Round) -> None:

@@ -12,6 +12,7 @@ import pytest
 from lab_node import ME, PART, SECOND, B, Node, run
 
 from enforcer.cluster.board import DoubleUse
+from enforcer.cluster.view import NoCluster, Opinion, Quorum, Stance, Use
 from enforcer.daemon import layered
 from enforcer.model.errors import UsageError
 from enforcer.storage.usage import Usage, Writer
@@ -43,6 +44,7 @@ def parts(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         conflicts=SimpleNamespace(known=()),
         deadline_left_s=lambda: None,
         looking=looking,
+        view=NoCluster(),
         signs=signs,
     )
 
@@ -70,6 +72,28 @@ def test_every_layer_is_in_the_answer(node: Node, parts: Any) -> None:
     assert [use["node"] for use in it["conflicts"]] == ["node-1"]
     loud, use, mark = it["disagreements"]
     assert "IN USE ON TWO NODES" in loud and "mounted at /srv here" in use and "being written now" in mark
+
+
+class Pacemaker(NoCluster):
+    """It runs what was asked for on node-2, and has no quorum."""
+
+    name = "pacemaker"
+
+    async def quorum(self) -> Quorum:
+        return Quorum.LOST
+
+    async def opinion(self, _use: Use) -> Opinion:
+        return Opinion(Stance.OBJECTS, "it runs on node-2", holder="node-2", resource="fs")
+
+
+def test_the_cluster_manager_is_asked(node: Node, parts: Any) -> None:
+    node.waiting = 0
+    node.store.hold(B, ME)
+    node.count(SECOND, uses=1)
+    parts.view = Pacemaker()
+    (it,) = layers(parts, SECOND)
+    assert it["cluster"] == {"kind": "pacemaker", "quorum": "lost", "runs_on": ["node-2"]}
+    assert any("runs it on node-2" in sentence for sentence in it["disagreements"])
 
 
 def test_who_waits_is_no_use(node: Node, parts: Any) -> None:

@@ -148,6 +148,32 @@ def test_filesystems_that_hang_do_not_keep_the_disks(machine: Machine, monkeypat
     assert machine.state("sda") == "offline" and not machine.resets
 
 
+def test_no_number_of_filesystems_that_hang_keeps_a_disk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps a thread for good: not one of those that cut and prove."""
+    machine.disk("sda")
+    machine.promise("sda")
+    machine.deadline(0)
+    let_go = threading.Event()
+    monkeypatch.setattr(filesystems, "reachable", lambda devs, root: [("8:0", f"/{n}") for n in range(4 * cut.WORKERS)])
+    monkeypatch.setattr(filesystems, "shut_down", lambda dev, path: let_go.wait(10))
+    machine.turns()
+    let_go.set()
+    assert machine.state("sda") == "offline" and not machine.resets
+
+
+@pytest.mark.parametrize("missing", ["device/device_busy", "inflight"])
+def test_a_disk_that_cannot_be_opened_whole_leaves_nothing_open(machine: Machine, missing: str) -> None:
+    """It is tried in every turn."""
+    machine.disk("sda")
+    (machine.root / "sys/block/sda" / missing).unlink()
+    machine.promise("sda")
+    machine.deadline(5)
+    before = set(Path("/proc/self/fd").iterdir())
+    for _ in range(5):
+        machine.turns()
+    assert machine.beat().unable and set(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_a_disk_that_cannot_be_opened_is_not_one_that_is_cut(machine: Machine) -> None:
     machine.disk("sda")
     machine.disk("sdb")

@@ -4,6 +4,7 @@ nobody uses it."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import Any
 
@@ -15,7 +16,7 @@ from enforcer.cluster.stacks import StackState
 from enforcer.kernel import abi
 from enforcer.kernel.abi import GuardFlag, Op, State
 from enforcer.model.intent import Source
-from enforcer.model.lease import Denied, Granted, Standing
+from enforcer.model.lease import Denied, Granted, Lease, Standing
 from enforcer.model.resource import DevNum, Mode
 from enforcer.policy.modes import ClusterFs
 from enforcer.storage import clusterfs
@@ -135,6 +136,22 @@ def test_what_mkfs_has_left_over_is_given_back_before_the_mount(node: Node) -> N
         await node.hold(node.there[SECOND])
         await mounted(node)
         assert modes(node) == {Mode.CW} and "release" in node.store.calls
+
+    run(all_of_it())
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), OSError(5, "Input/output error")])
+def test_what_cannot_be_given_back_before_the_mount_leaves_its_caller_a_verdict(
+    node: Node, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    async def give_up(_lease: Lease) -> None:
+        raise error
+
+    async def all_of_it() -> None:
+        await node.hold(node.there[SECOND])
+        monkeypatch.setattr(node.leases._reservations, "give_up", give_up)
+        (verdict,) = await asyncio.gather(ask(node, SHARED, 2), return_exceptions=True)
+        assert isinstance(verdict, Granted | Denied)
 
     run(all_of_it())
 

@@ -8,6 +8,7 @@ import time
 import pytest
 from lab_node import ME, SECOND, A, B, Node, run
 
+from enforcer.model.lease import Lease
 from enforcer.storage.usage import Usage
 from enforcer.workflow import parting
 from enforcer.workflow.parting import give_back
@@ -35,6 +36,25 @@ def test_what_was_just_unmounted_is_waited_for(node: Node) -> None:
         assert time.monotonic() - began < 5
         # the one without an answer is CLOSING until the next daemon has asked the store
         assert B not in left and B not in node.store.ours()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), OSError(5, "Input/output error")])
+def test_a_storage_that_does_not_end_its_reservation_keeps_no_other_lease(
+    node: Node, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    async def give_up(lease: Lease) -> None:
+        if lease.resource == A:
+            raise error
+
+    async def scenario() -> None:
+        monkeypatch.setattr(node.leases._reservations, "give_up", give_up)
+        monkeypatch.setattr(parting, "END_S", 0.3)
+        node.store.hold(A, ME)
+        await held(node, 0)
+        left = await give_back(node.leases, node.devices, looked)
+        assert left == [A] and set(node.store.ours()) == {A}
 
     run(scenario())
 
