@@ -4,14 +4,20 @@
 Quorum alone is not enough. With two nodes both sides of a cut cable are quorate; what keeps them apart is that a node
 which failed is fenced before its locks go to others. So a node that failed and was not fenced since denies, fencing
 under way denies, and fencing switched off denies always: then each side replays the other's live journal. A node that
-left in order (``X`` without a failure) is no objection, nor one that failed and is a member again: dlm_controld takes
-nobody back who still has the lock spaces of before (stateful merges, dlm_controld/daemon_cpg.c).
+left in order (``X`` without a failure) is no objection.
+
+That a failed node is a member again (``M``) says nothing: it is one as soon as it is in the process group, with the
+lock spaces of before or without (confchg_cb_daemon()). It needs fencing until a fencing has succeeded
+(receive_fence_result()) or it has come back clean (daemon_fence_work(), is_clean_daemon_member()), which one that still
+has state is never taken for (receive_protocol(), "stateful merge"); with two nodes that one may stay as long as
+fencing fails. What ends the need sets ``fence`` to now; while it lasts there is a line ``fence N`` and ``fence`` is 0.
+So ``fail`` later than ``fence`` denies for members too. All of it in dlm_controld/daemon_cpg.c, read in dlm 4.1.
 
 Between the loss of a peer and corosync's token time-out nothing of that can be seen by anybody; the lock manager grants
 no lock of the lost node's in that time.
 
-Formats: format_daemon_node() and print_daemon_status() in dlm_tool/main.c of dlm 4; ``dump_config`` prints each setting
-with where it comes from.
+Formats: print_daemon() and format_daemon_node() in dlm_controld/lib.c, which dlm_tool is linked with; ``fail`` and
+``fence`` are seconds of the monotonic clock. ``dump_config`` prints each setting with where it comes from.
 """
 
 from __future__ import annotations
@@ -112,7 +118,7 @@ def status_of(text: str) -> StackState | None:
             return StackState("a node of the cluster is being fenced", _LOOK)
         if node is not None:
             number, member, failed, fenced = node.groups()
-            if member == "X" and int(failed) > int(fenced):
+            if int(failed) > int(fenced):
                 return StackState(f"node {number} failed and was not fenced since", f"dlm_tool fence_ack {number}")
             members |= {number} if member == "M" else set()
         elif daemon is None:

@@ -63,8 +63,16 @@ MUTANTS = (
         "mode-unfenced",
         "A node that failed and was not fenced since keeps everybody from mounting.",
         "enforcer/cluster/dlm.py",
-        'member == "X" and int(failed) > int(fenced)',
-        'member == "X" and int(failed) > int(fenced) > 0',
+        "            if int(failed) > int(fenced):\n",
+        "            if int(failed) > int(fenced) > 0:\n",
+        f"{STACKS}::test_a_dlm_that_is_unwell_denies",
+    ),
+    Mutant(
+        "mode-merged",
+        "So does one that is a member again and has not come back clean.",
+        "enforcer/cluster/dlm.py",
+        "            if int(failed) > int(fenced):\n",
+        '            if member == "X" and int(failed) > int(fenced):\n',
         f"{STACKS}::test_a_dlm_that_is_unwell_denies",
     ),
     Mutant(

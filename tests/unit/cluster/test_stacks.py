@@ -35,7 +35,7 @@ def asked(
 
 
 @pytest.mark.parametrize(
-    "peer", [TWO, LEFT, TWO.replace("fail 0", "fail 201"), LEFT.replace("fail 0 fence 0", "fail 201 fence 230"), ""]
+    "peer", [TWO, LEFT, *(each.replace("fail 0 fence 0", "fail 201 fence 230") for each in (TWO, LEFT)), ""]
 )
 def test_a_dlm_that_is_well_says_nothing(tmp_path: Path, peer: str) -> None:
     assert asked(tmp_path, HEAD + ONE + peer) == ""
@@ -51,6 +51,8 @@ def test_a_dlm_that_is_well_says_nothing(tmp_path: Path, peer: str) -> None:
         (HEAD.replace("fence_pid 0", "fence_pid 866") + ONE + TWO, "being fenced"),
         (HEAD + "fence 2 nodedown pid 866 actor 1 fail 201 fence 0 now 205\n" + ONE + LEFT, "being fenced"),
         (HEAD + ONE + "node 2 X add 28 rem 201 fail 201 fence 0 at 0 0\n", "node 2 failed and was not fenced"),
+        (HEAD + ONE + TWO.replace("fail 0", "fail 201"), "node 2 failed and was not fenced"),  # a member, and not clean
+        (HEAD + "fence 2 nodedown delay actor 1 fail 1 fence 0 now 2 killed\n" + ONE + TWO, "being fenced"),
         (HEAD + "fence_init 1\n" + ONE, "not ready"),
         (HEAD + ONE + "node 2 Y add 28 rem 0 fail 0 fence 0 at 0 0\n", "not ready"),
         (HEAD, "no member"),
