@@ -71,9 +71,8 @@ def story(cluster: Cluster) -> Story:
 
 
 @pytest.fixture(scope="session")
-def taken(request: pytest.FixtureRequest, cluster: Cluster) -> Callable[..., None]:
-    """Keeps figures for the end of the log; the timing program is in the guests."""
-    figures.bring(cluster)
+def taken(request: pytest.FixtureRequest) -> Callable[[list[Figure]], None]:
+    """Keeps figures for the end of the log."""
     return request.config.stash.setdefault(TAKEN, []).extend
 
 

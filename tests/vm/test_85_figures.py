@@ -19,6 +19,12 @@ pytestmark = pytest.mark.full
 Keep = Callable[[list[Figure]], None]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def timing(cluster: Cluster) -> None:
+    """The timing program is in the guests."""
+    figures.bring(cluster)
+
+
 def test_a_verdict_is_a_round_trip_and_little_more(two: Node, taken: Keep) -> None:
     found = figures.verdict(two)
     taken(found)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The storage decides who writes. node-2 exports a LUN that knows reservations; node-1 has it mounted and is paused,
 with its clock: nothing that it promised about time could be kept. Then its kernel goes on, and believes what it
-believed."""
+believed. What no reservation holds waits for the word that the node was switched off."""
 
 from __future__ import annotations
 
@@ -76,7 +76,14 @@ def test_who_is_paused_is_taken_over_where_the_storage_refuses_him_and_nowhere_e
     one.run(f"umount {HERE} || umount -l {HERE}", 60)
     assert two.run(f"sha256sum {iscsi.IMAGE}").out == before, "the storage has taken nothing of node-1"
     cluster.ready(one)
-    story.works(one, f"umount {ways.MOUNT_POINT}")
-    cluster.wait_free(one, stranded)
     story.works(two, f"{mount} && cmp /etc/passwd {HERE}/g && umount {HERE}")
     cluster.wait_free(two, theirs)
+
+    one.power_off()
+    story.refused(two, ways.MOUNTS[0], story.part(two), "node-1")
+    story.works(two, cluster.cli(record["remedy"].removeprefix("enforcer ") + " --force"))  # its session stands still
+    story.works(two, f"mount -t ext4 {story.part(two)} {ways.MOUNT_POINT} && umount {ways.MOUNT_POINT}")
+    cluster.wait_free(two, story.part(two))
+    one.start()
+    cluster.furnish(one)
+    cluster.ready(one)

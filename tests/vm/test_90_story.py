@@ -3,12 +3,26 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 
+from tools import takeovers
+from tools.figures import Figure
 from tools.lab import ways
 from tools.lab.cluster import Cluster
+from tools.lab.promise import promise
 from tools.lab.story import Story
 from tools.lab.vm import Node
+
+
+def guarantees(cluster: Cluster) -> dict[str, str]:
+    """LUN -> what node-2 has promised about it, as etcd has it."""
+    assert cluster.lab.etcd is not None
+    names = {disk.wwid.replace("naa.", "wwn-0x"): disk.name for disk in cluster.lab.disks}
+    found = cluster.lab.etcd.records("/enforcer/lab/res/")
+    return {names[key.split("/")[4]]: r.value["guarantee"] for key, r in found.items() if key.endswith("/node-2")}
 
 
 def test_the_first_node_mounts(story: Story) -> None:
@@ -35,7 +49,7 @@ def test_the_programs_raised_no_alarm(cluster: Cluster) -> None:
         assert status["counters"]["alarms"] == 0, status
 
 
-def test_a_powered_off_node_leaves_its_leases_stranded(story: Story, two: Node, cluster: Cluster) -> None:
+def test_the_second_node_has_dirty_journals(story: Story, two: Node, cluster: Cluster) -> None:
     for disk, fstype in ((cluster.ext4, "ext4"), (cluster.xfs, "xfs")):
         where = f"/run/dirty-{fstype}"
         dev = two.device(disk)
@@ -43,7 +57,36 @@ def test_a_powered_off_node_leaves_its_leases_stranded(story: Story, two: Node, 
             two, f"mkdir -p {where} && mount -t {fstype} {dev} {where} && mkdir {where}/d && cp /etc/passwd {where}/d/f"
         )
         story.works(two, f"sync {where}/d/f {where}/d && touch {where}/d/g")
+
+
+@pytest.mark.full
+def test_it_promises_to_cut_itself_off_one_more_disk(story: Story, two: Node, cluster: Cluster) -> None:
+    promise(two, cluster)
+    dev = two.device(cluster.twin)
+    story.works(two, f"mkfs.ext4 -qF {dev} && mkdir /run/twin && mount {dev} /run/twin && touch /run/twin/f && sync")
+    assert guarantees(cluster) == {"ext4": "none", "xfs": "none", "lun": "none", "twin": "cut"}
+
+
+def test_it_is_powered_off(story: Story) -> None:
     story.powered_off()
+
+
+@pytest.mark.full
+def test_the_disk_of_its_promise_is_taken_over_within_the_time_that_was_printed(
+    story: Story, one: Node, cluster: Cluster, taken: Callable[[list[Figure]], None]
+) -> None:
+    """From when QEMU was told to quit to the end of the mount(2) on node-1, which was tried all the time."""
+    mount = f"/run/attempt mount {one.device(cluster.twin)} /run/twin ext4"
+    story.works(one, f"mkdir -p /run/twin; until {mount}; do sleep 0.2; done")
+    took_s, worst_s = time.monotonic() - story.off_s, takeovers.printed_s(one)
+    taken([takeovers.died("the power-off of a node that promised a cut", took_s, worst_s)])
+    assert cluster.ttl_s / 2 < took_s < worst_s
+    assert guarantees(cluster) == {"ext4": "none", "xfs": "none", "lun": "none"}, "what promised nothing stays"
+    story.works(one, "test -e /run/twin/f && umount /run/twin")
+    cluster.wait_free(one, one.device(cluster.twin))
+
+
+def test_its_other_leases_are_stranded(story: Story) -> None:
     story.stranded()
 
 

@@ -34,6 +34,7 @@ class Story:
         self.disk = cluster.disk
         self.audit: dict[str, bytes] = {}
         self.boot_id = ""  # of the boot of node-2 that ended
+        self.off_s = 0.0  # when that was, time.monotonic()
 
     def part(self, node: Node, number: int = 1) -> str:
         """The node's name for a partition of the LUN."""
@@ -141,7 +142,7 @@ class Story:
 
     def powered_off(self) -> None:
         self.audit["node-2"] = self.two.get("/var/log/enforcer/audit.jsonl")
-        self.boot_id = self.two.boot_id
+        self.boot_id, self.off_s = self.two.boot_id, time.monotonic()
         self.two.power_off()
         self.say("node-2 is powered off")
 

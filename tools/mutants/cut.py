@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from tools.mutants.row import Mutant
+from tools.mutants.row import Mutant, steps
 
+STORY = "tests/vm/test_90_story.py"
 REVOKER = "tests/unit/revoker/test_revoker.py::"
 PROMISES = "tests/unit/workflow/test_promises.py::"
 GUARANTEE = "tests/unit/lost/test_lost_guarantee.py::"
@@ -41,6 +42,43 @@ MUTANTS = (
         "            await asyncio.to_thread(end_if_hung, self._run_dir)\n",
         "            end_if_hung(self._run_dir)\n",
         "tests/unit/keeper/test_keeper_revoker.py::test_the_look_at_it_holds_up_no_renewal",
+    ),
+    Mutant(
+        "cut-of-what-is-mounted",
+        "A filesystem is cut off that is there as an overlay's lower layer alone, or was unmounted lazily.",
+        "enforcer/revoker/cut.py",
+        "        disk.cut()\n        waiting = frozenset(COUNTS)\n",
+        "        if not any(filesystems.reachable([p.dev for p in self._promises if disk.name in p.lowest])):\n"
+        "            return\n"
+        "        disk.cut()\n        waiting = frozenset(COUNTS)\n",
+        "tests/vm/test_89_cut.py::test_who_loses_the_store_writes_nothing_after_its_session",
+    ),
+    Mutant(
+        "taker-waits-too-long",
+        "A node that died is taken over within the time that was printed, if it promised to be silent.",
+        "enforcer/model/deadlines.py",
+        "        return int(self.margin_s * SECOND_NS)\n",
+        "        return int(12 * self.margin_s * SECOND_NS)\n",
+        f"{STORY}::test_the_disk_of_its_promise_is_taken_over_within_the_time_that_was_printed",
+        steps(
+            STORY,
+            "test_the_first_node_mounts",
+            "test_another_mount_namespace_keeps_the_lease",
+            "test_the_second_node_gets_it_at_the_first_try_with_a_higher_token",
+            "test_the_second_node_has_dirty_journals",
+            "test_it_promises_to_cut_itself_off_one_more_disk",
+            "test_it_is_powered_off",
+            "test_the_disk_of_its_promise_is_taken_over_within_the_time_that_was_printed",
+        ),
+    ),
+    Mutant(
+        "takes-over-who-promised-nothing",
+        "A paused node that promised nothing is not taken over until it was fenced.",
+        "enforcer/cluster/conflicts.py",
+        "            if guarantee in SELF_FENCING:\n",
+        "            if guarantee in SELF_FENCING or guarantee is Guarantee.NONE:\n",
+        "tests/vm/test_87_reservation.py::"
+        "test_who_is_paused_is_taken_over_where_the_storage_refuses_him_and_nowhere_else",
     ),
     Mutant(
         "cut-not-proven",

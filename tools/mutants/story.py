@@ -22,7 +22,9 @@ TO_STRANDED = steps(
     "test_the_first_node_mounts",
     "test_another_mount_namespace_keeps_the_lease",
     "test_the_second_node_gets_it_at_the_first_try_with_a_higher_token",
-    "test_a_powered_off_node_leaves_its_leases_stranded",
+    "test_the_second_node_has_dirty_journals",
+    "test_it_is_powered_off",
+    "test_its_other_leases_are_stranded",
 )
 
 STORY_MUTANTS = (
