@@ -7,14 +7,12 @@ What is marked ``full`` runs on the series 6.12 only.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from rich.console import Console
 
-from tools import figures
-from tools.figures import Figure
+from tools.at_end import pytest_terminal_summary as pytest_terminal_summary
+from tools.at_end import taken as taken
 from tools.lab import ways
 from tools.lab.cluster import Cluster
 from tools.lab.story import Story
@@ -28,18 +26,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: runs on the series 6.12 only")
     config.addinivalue_line("markers", "own_lab: boots machines of its own: the suite labs")
-
-
-TAKEN = pytest.StashKey[list[Figure]]()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Figures are to be seen in the log of a run that passed, too."""
-    if taken := config.stash.get(TAKEN, []):
-        terminalreporter.section("figures (where CPUs are emulated, only the ratios mean something)")
-        console = Console(file=io.StringIO(), width=120)
-        console.print(figures.table(taken, ""))
-        terminalreporter.write(console.file.getvalue())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -68,12 +54,6 @@ def story(cluster: Cluster) -> Story:
     for name in (dev, told.one.device(cluster.ext4), told.one.device(cluster.xfs)):
         cluster.wait_free(told.one, name)
     return told
-
-
-@pytest.fixture(scope="session")
-def taken(request: pytest.FixtureRequest) -> Callable[[list[Figure]], None]:
-    """Keeps figures for the end of the log."""
-    return request.config.stash.setdefault(TAKEN, []).extend
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from statistics import median
 
 import pytest
 
 from tools import takeovers
-from tools.figures import Figure
+from tools.at_end import Keep
 from tools.lab import ways
 from tools.lab.cluster import Cluster
 from tools.lab.story import Story
@@ -88,7 +87,7 @@ def test_a_mount_that_waits_gets_the_device_when_it_becomes_free(
 
 
 def test_a_takeover_after_a_clean_release_takes_less_than_a_second(
-    story: Story, one: Node, two: Node, cluster: Cluster, taken: Callable[[list[Figure]], None]
+    story: Story, one: Node, two: Node, cluster: Cluster, taken: Keep
 ) -> None:
     """From the end of umount(8) on node-1 to the end of the mount(8) on node-2 that waited for it."""
     took_s = []

@@ -6,17 +6,15 @@ What is asserted holds with emulated CPUs too: counters, memory, and ratios with
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from tools import figures
-from tools.figures import RSS_LIMIT_MB, STORM, Figure
+from tools.at_end import Keep
+from tools.figures import RSS_LIMIT_MB, STORM
 from tools.lab.cluster import Cluster
 from tools.lab.vm import Node
 
 pytestmark = pytest.mark.full
-Keep = Callable[[list[Figure]], None]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tools import takeovers
-from tools.figures import Figure
+from tools.at_end import Keep
 from tools.lab import ways
 from tools.lab.cluster import Cluster
 from tools.lab.disk import Request, SharedDisk
@@ -128,7 +128,7 @@ def test_who_loses_the_store_writes_nothing_after_its_session(
     story: Story,
     cluster: Cluster,
     two: Node,
-    taken: Callable[[list[Figure]], None],
+    taken: Keep,
 ) -> None:
     one, etcd = promising, cluster.lab.etcd
     assert etcd is not None

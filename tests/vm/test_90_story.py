@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 
 from tools import takeovers
-from tools.figures import Figure
+from tools.at_end import Keep
 from tools.lab import ways
 from tools.lab.cluster import Cluster
 from tools.lab.promise import promise
@@ -73,7 +72,7 @@ def test_it_is_powered_off(story: Story) -> None:
 
 @pytest.mark.full
 def test_the_disk_of_its_promise_is_taken_over_within_the_time_that_was_printed(
-    story: Story, one: Node, cluster: Cluster, taken: Callable[[list[Figure]], None]
+    story: Story, one: Node, cluster: Cluster, taken: Keep
 ) -> None:
     """From when QEMU was told to quit to the end of the mount(2) on node-1, which was tried all the time."""
     mount = f"/run/attempt mount {one.device(cluster.twin)} /run/twin ext4"

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tools import takeovers
-from tools.figures import Figure
+from tools.at_end import Keep
 from tools.lab import ways
 from tools.lab.cluster import CHECKOUT, Cluster
 from tools.lab.story import Story
@@ -119,7 +119,7 @@ def test_a_keeper_that_is_killed_and_started_again_takes_it_over(watched: Story,
 
 
 def test_a_killed_keeper_costs_the_machine_and_the_other_node_takes_over(
-    watched: Story, cluster: Cluster, one: Node, two: Node, taken: Callable[[list[Figure]], None]
+    watched: Story, cluster: Cluster, one: Node, two: Node, taken: Keep
 ) -> None:
     until_fed(cluster, two)
     dev = two.device(cluster.ext4)
