@@ -16,6 +16,7 @@ from typing import Any
 from enforcer.policy.document import LocatedErrors, Problem, parse_bytes, read_bytes
 from enforcer.policy.fields import Fields
 from enforcer.settings.checks import LEAST_WATCHDOG_S, check
+from enforcer.settings.fencing import FenceAgent, Fencing, node_tables, read_nodes
 from enforcer.settings.readers import READERS
 from enforcer.settings.sections import (
     SECTIONS,
@@ -41,6 +42,8 @@ __all__ = [
     "SETTINGS",
     "Cluster",
     "Daemon",
+    "FenceAgent",
+    "Fencing",
     "Keeper",
     "Node",
     "OnConflict",
@@ -72,27 +75,37 @@ def load(path: str | Path | None = None, *, euid: int | None = None) -> Settings
     content = read_bytes(file, problems, euid=euid)
     if content is None:
         raise SettingsErrors(problems)
-    return parse(content, file)
+    return parse(content, file, private=_private(file))
 
 
-def parse(content: bytes | str, file: str = "<settings>") -> Settings:
-    """One text as the configuration. Raises SettingsErrors."""
+def parse(content: bytes | str, file: str = "<settings>", *, private: bool = False) -> Settings:
+    """One text as the configuration; ``private`` if nobody else can read it. Raises SettingsErrors."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     document = parse_bytes(data, file)
     top = Fields(document, (), document.data, SECTIONS)
     values: dict[str, Any] = {}  # checked by kind below; the dataclass knows the types
     for section, owner in SECTIONS.items():
         keys = {setting.key: setting for setting in SETTINGS if setting.section == section}
-        table = top.table(section, keys)
+        nodes = node_tables(top.data.get(section), list(keys)) if owner is Fencing else []
+        table = top.table(section, [*keys, *nodes])
         given = {
             setting.attribute: READERS[setting.kind](table, setting) for key, setting in keys.items() if table.has(key)
         }
+        if nodes:
+            given["nodes"] = read_nodes(table, nodes, private=private)
         values[section] = owner(**given)
     settings = Settings(**values, file=file)
     check(settings, document)
     if document.problems:
         raise SettingsErrors(sorted(dict.fromkeys(document.problems), key=lambda problem: problem.line))
     return _complete(settings)
+
+
+def _private(file: str) -> bool:
+    try:
+        return not Path(file).stat().st_mode & 0o077
+    except OSError:
+        return False
 
 
 def _complete(settings: Settings) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from enforcer.policy.document import Document
 from enforcer.policy.fields import show_duration
+from enforcer.settings.fencing import check_fencing
 from enforcer.settings.readers import path_problem
 from enforcer.settings.sections import SETTINGS, OnConflict, Settings, Store, StoreKind
 
@@ -32,6 +33,7 @@ def check(settings: Settings, document: Document) -> None:
         document.problem(("daemon", "on_conflict"), what, 'Set on_conflict = "alert"')
     if settings.store.kind is StoreKind.ETCD and not settings.store.endpoints:
         document.problem(("store", "kind"), "the etcd store has no endpoints", 'Add endpoints = ["https://host:2379"]')
+    check_fencing(settings.fencing, document)
     _check_access(settings.store, document)
     if settings.store.kind is StoreKind.EXTERNAL:
         _check_external(settings.store, document)

@@ -87,6 +87,10 @@ def _read_number(table: Fields, setting: Setting) -> int:
     return value
 
 
+def _read_boolean(table: Fields, setting: Setting) -> bool:
+    return table.boolean(setting.key) is True
+
+
 def _read_store(table: Fields, setting: Setting) -> StoreKind:
     return table.choice(setting.key, StoreKind, StoreKind.SQLITE)
 
@@ -106,6 +110,7 @@ READERS: dict[str, Callable[[Fields, Setting], object]] = {
     "paths": _read_paths,
     "strings": _read_strings,
     "number": _read_number,
+    "boolean": _read_boolean,
     "duration": _read_duration,
     "budget": _read_budget,
     "pauses": _read_pauses,

@@ -11,6 +11,7 @@ from typing import TypeVar
 from enforcer.lost.options import Lost
 from enforcer.model.deadlines import Deadlines
 from enforcer.policy.fields import show_duration
+from enforcer.settings.fencing import Fencing
 
 T = TypeVar("T")
 
@@ -155,6 +156,7 @@ class Settings:
     daemon: Daemon = field(default_factory=Daemon)
     keeper: Keeper = field(default_factory=Keeper)
     lost: Lost = field(default_factory=Lost)
+    fencing: Fencing = field(default_factory=Fencing)
     file: str = ""  # where they came from; empty for the defaults
 
     def deadlines(self) -> Deadlines:
@@ -199,6 +201,7 @@ SECTIONS: dict[str, type] = {
     "daemon": Daemon,
     "keeper": Keeper,
     "lost": Lost,
+    "fencing": Fencing,
 }
 SETTINGS: tuple[Setting, ...] = tuple(
     Setting(
@@ -211,6 +214,7 @@ SETTINGS: tuple[Setting, ...] = tuple(
     )
     for section, owner in SECTIONS.items()
     for item in dataclasses.fields(owner)
+    if item.metadata
 )
 
 

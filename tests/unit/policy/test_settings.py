@@ -46,6 +46,7 @@ def test_everything(tmp_path: Path) -> None:
         '[daemon]\ngroup = "g"\non_conflict = "alert"\n[keeper]\nrestart = ["x", "y"]\nprogress_timeout = "2s"\n'
         '[lost]\ncut = "1s"\nhypervisor_pauses = "no"\nwatchdog = "/dev/watchdog1"\nwatchdog_timeout = "20s"\n'
         'reservation = ["wwn-*"]\n'
+        '[fencing]\non_demand = true\n[fencing.node-2]\nagent = "fence_ipmilan"\n'
     )
     settings = load(file)
     assert settings.file == str(file)
@@ -57,7 +58,7 @@ def test_everything(tmp_path: Path) -> None:
     text = "".join(
         f"[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in t.items()) for name, t in shown.items()
     )
-    assert parse(text).as_dict() == shown
+    assert parse(text + '[fencing.node-2]\nagent = "/a"').as_dict() == shown
 
 
 def test_listing_changes_nothing() -> None:

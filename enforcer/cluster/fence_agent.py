@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One node switched off by an agent of the fence-agents package, and the proof of it.
+
+An agent is a program that reads ``name=value`` lines from its standard input and answers by its exit code
+(ClusterLabs/fence-agents, doc/FenceAgentAPI.md): of ``action=off`` 0 is done, and 1 also stands for "could not verify";
+of ``action=status`` 0 is on, 1 no contact, 2 off. So two calls that must both say it: off that ends with 0, then status
+that ends with 2. Nothing else is a proof: no other code, no signal, no time-out. ("Timeout is a failure, not success",
+the same document. A Python that cannot find its program ends with 2 too, but then it does so for off as well.)
+
+The options may hold a password: they are given in a file that exists in memory alone, not on the command line or in the
+environment. fencing.py prints each line that it does not know, so whatever stands in an option is taken out of what the
+agent said before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from enforcer.model.errors import EnforcerError
+from enforcer.model.escape import for_terminal
+from enforcer.settings import FenceAgent
+
+DONE, IS_ON, IS_OFF = 0, 0, 2  # exit codes of off, and of status
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+KEPT_BYTES = 4096  # of the end of what an agent says
+MOST_BYTES = 1 << 20  # who says more is out of order
+SAID_CHARS = 160
+
+
+class NotOff(EnforcerError):
+    """It is not proven that the node is off: nothing may be taken over because of this run."""
+
+
+async def switch_off(agent: FenceAgent, node: str) -> None:
+    """Returns when ``node`` is proven to be off. Raises NotOff in every other case, after 2 x ``timeout_s`` at most."""
+    code, said = await _call(agent, node, "off")
+    if code != DONE:
+        raise _not_off(agent, node, f"could not switch {node} off ({_ended(code)})", said)
+    code, said = await _call(agent, node, "status")
+    if code == IS_ON:
+        raise _not_off(agent, node, f"says that {node} is on after it has switched it off", said)
+    if code != IS_OFF:
+        raise _not_off(agent, node, f"cannot tell whether {node} is off ({_ended(code)})", said)
+
+
+def _not_off(agent: FenceAgent, node: str, what: str, said: str = "") -> NotOff:
+    told = f": {said}" if said else ""
+    return NotOff(f"{agent.name} {what}{told}", hint=f"run {agent.program} by hand; enforcer.toml [fencing.{node}]")
+
+
+def _ended(code: int) -> str:
+    return f"exit status {code}" if code >= 0 else f"ended by signal {-code}"
+
+
+async def _call(agent: FenceAgent, node: str, action: str) -> tuple[int, str]:
+    """Exit code (negative: the signal) and the last thing said. Raises NotOff if the program does not end in time."""
+    if what := _untrusted(agent.program):
+        raise _not_off(agent, node, f"is not run: {agent.program} {what}")
+    with contextlib.ExitStack() as stack:
+        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stack.callback(os.close, ours)
+        os.set_blocking(theirs, True)
+        heard = _Heard(ours)
+        try:
+            child = await _start(agent, node, action, theirs)
+        finally:
+            os.close(theirs)
+        heard.listen()
+        stack.callback(heard.stop)
+        try:
+            async with asyncio.timeout(agent.timeout_s):
+                await _first(child, heard.too_much)
+        except TimeoutError:
+            raise _not_off(agent, node, f"did not end its {action} within {agent.timeout_s:g} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # its own session: what it started goes with it
+            code = await child.wait()
+        if heard.too_much.is_set():
+            raise _not_off(agent, node, "says more than can be read")
+        return code, _last_line(heard.rest(), agent)
+
+
+async def _first(child: asyncio.subprocess.Process, too_much: asyncio.Event) -> None:
+    """Until the child has ended or talks too much; who left a process behind that holds the pipe is not waited for."""
+    ways = {asyncio.ensure_future(child.wait()), asyncio.ensure_future(too_much.wait())}
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+
+
+async def _start(agent: FenceAgent, node: str, action: str, output: int) -> asyncio.subprocess.Process:
+    with _in_memory({**agent.options, "nodename": node, "action": action}) as options:
+        try:
+            return await asyncio.create_subprocess_exec(
+                agent.program,
+                stdin=options,
+                stdout=output,
+                stderr=output,
+                env=ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _not_off(agent, node, f"cannot be started: {error.strerror}") from None
+
+
+def _in_memory(options: Mapping[str, str]) -> BinaryIO:
+    file = open(os.memfd_create("options", os.MFD_CLOEXEC), "w+b")  # noqa: SIM115, the caller closes it
+    file.write("".join(f"{name}={value}\n" for name, value in options.items()).encode())
+    file.seek(0)
+    return file
+
+
+class _Heard:
+    """What comes out of a pipe: all of it read, its end kept."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._kept, self._read = fd, bytearray(), 0
+        self.too_much = asyncio.Event()
+
+    def listen(self) -> None:
+        asyncio.get_running_loop().add_reader(self._fd, self._take)
+
+    def stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+
+    def rest(self) -> bytes:
+        """Everything that is there by now, or its end."""
+        while self._take():
+            pass
+        return bytes(self._kept)
+
+    def _take(self) -> bool:
+        try:
+            piece = os.read(self._fd, 1 << 16)
+        except BlockingIOError:
+            return False
+        self._read += len(piece)
+        self._kept = (self._kept + piece)[-KEPT_BYTES:]
+        if self._read > MOST_BYTES:
+            self.too_much.set()
+        if not piece or self._read > MOST_BYTES:
+            self.stop()
+            return False
+        return True
+
+
+def _last_line(heard: bytes, agent: FenceAgent) -> str:
+    lines = [line.strip() for line in heard.decode("utf-8", "replace").splitlines()]
+    line = next((line for line in reversed(lines) if line), "")
+    for value in sorted(agent.options.values(), key=len, reverse=True):
+        line = line.replace(value.strip().strip('"') or value, "...")
+    return for_terminal(line, SAID_CHARS)
+
+
+def _untrusted(program: str) -> str:
+    """Why root must not run this file, as a clause about it."""
+    try:
+        found = Path(program).stat()
+    except OSError as error:
+        return f"cannot be found: {error.strerror}"
+    if not stat.S_ISREG(found.st_mode) or not os.access(program, os.X_OK):
+        return "is no program"
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        return "can be changed by others than root"
+    return ""

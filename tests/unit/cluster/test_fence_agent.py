@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A node is off if its agent did it and saw it, and in no other case. The agents here are programs that really run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from enforcer.cluster import fence_agent
+from enforcer.cluster.fence_agent import NotOff, switch_off
+from enforcer.settings import FenceAgent
+
+# What an agent is: options from standard input, an exit code. %s is what it does for off, then for status.
+AGENT = """#!/bin/sh
+while read -r line; do echo "$line" >> {log}; case "$line" in action=*) action="${{line#action=}}";; esac; done
+case "$action" in off) {off};; status) {status};; *) exit 1;; esac
+"""
+OFF, IS_OFF = "exit 0", "exit 2"
+Make = Callable[..., FenceAgent]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def write(off: str = OFF, status: str = IS_OFF, timeout_s: float = 5.0, **options: str) -> FenceAgent:
+        program = tmp_path / "fence_test"
+        program.write_text(AGENT.format(log=tmp_path / "log", off=off, status=status))
+        program.chmod(0o755)
+        return FenceAgent(str(program), options, timeout_s)
+
+    return write
+
+
+def run(agent: FenceAgent) -> None:
+    asyncio.run(asyncio.wait_for(switch_off(agent, "node-9"), 20))
+
+
+def refused(agent: FenceAgent) -> str:
+    with pytest.raises(NotOff) as caught:
+        run(agent)
+    assert "[fencing.node-9]" in caught.value.hint
+    return str(caught.value)
+
+
+def test_off_is_asked_for_and_then_looked_at_with_the_options_on_standard_input(make: Make, tmp_path: Path) -> None:
+    run(make(ip="192.0.2.1", plug="a b=c"))
+    told = ["ip=192.0.2.1", "plug=a b=c", "nodename=node-9"]
+    assert (tmp_path / "log").read_text().splitlines() == [*told, "action=off", *told, "action=status"]
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 127, 255])
+def test_an_off_that_does_not_end_with_0_is_none(make: Make, code: int) -> None:
+    assert f"could not switch node-9 off (exit status {code})" in refused(make(off=f"exit {code}"))
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [("exit 0", "says that node-9 is on"), *((f"exit {code}", "cannot tell whether") for code in (1, 3, 127, 255))],
+)
+def test_without_a_status_of_2_it_is_not_off_whatever_off_said(make: Make, status: str, why: str) -> None:
+    assert why in refused(make(status=status))
+
+
+@pytest.mark.parametrize("steps", [{"off": "kill -9 $$"}, {"status": "kill -15 $$"}])
+def test_an_agent_that_dies_proves_nothing(make: Make, steps: dict[str, str]) -> None:
+    assert "ended by signal" in refused(make(**steps))
+
+
+@pytest.mark.parametrize("step", ["off", "status"])
+def test_one_that_hangs_proves_nothing_and_is_ended_with_what_it_started(make: Make, tmp_path: Path, step: str) -> None:
+    began = time.monotonic()
+    hang = f"trap '' TERM; sleep 77 & echo $! > {tmp_path}/pid; wait"
+    assert f"did not end its {step} within 0.3 s" in refused(make(**{step: hang}, timeout_s=0.3))
+    assert time.monotonic() - began < 5
+    assert ended(int((tmp_path / "pid").read_text()))
+
+
+def test_who_leaves_a_child_behind_is_not_waited_for_and_the_child_is_ended(make: Make, tmp_path: Path) -> None:
+    began = time.monotonic()
+    run(make(off=f"sleep 77 & echo $! > {tmp_path}/pid; exit 0"))
+    assert time.monotonic() - began < 5
+    assert ended(int((tmp_path / "pid").read_text()))
+
+
+def test_one_that_talks_without_end_is_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence_agent, "MOST_BYTES", 100_000)
+    assert "says more than can be read" in refused(make(off="yes"))
+
+
+def test_what_it_says_is_told_in_one_line_without_the_value_of_any_option(make: Make) -> None:
+    said = 'printf "first\\n\\033[31mignoring \\"password=hunter2\\" at 192.0.2.1\\n\\n" >&2; exit 1'
+    told = refused(make(off=said, password='"hunter2"', ip="192.0.2.1"))
+    assert told.endswith(r'(exit status 1): \x1b[31mignoring "password=..." at ...')
+    assert "hunter2" not in told + repr(make(password="hunter2"))
+
+
+def test_a_program_that_others_can_change_is_not_run(make: Make, tmp_path: Path) -> None:
+    agent = make()
+    (tmp_path / "fence_test").chmod(0o775)
+    assert "can be changed by others" in refused(agent)
+    (tmp_path / "fence_test").chmod(0o644)
+    assert "is no program" in refused(agent)
+    assert "cannot be found" in refused(FenceAgent(str(tmp_path / "none")))
+    assert not (tmp_path / "log").exists()
+
+
+def test_one_that_is_no_program_at_all(make: Make, tmp_path: Path) -> None:
+    agent = make()
+    (tmp_path / "fence_test").write_bytes(b"\x7fELF nonsense")
+    assert "cannot be started" in refused(agent)
+
+
+def test_nothing_of_the_daemons_environment_reaches_it(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/secret")
+    fds = len(list(Path("/proc/self/fd").iterdir()))
+    agent = make(off=f"env > {tmp_path}/env; ls /proc/self/fd > {tmp_path}/fds; exit 0", password="hunter2")
+    run(agent)
+    found = (tmp_path / "env").read_text()
+    assert "NOTIFY_SOCKET" not in found and "hunter2" not in found and json.dumps(found).count("PATH=")
+    assert set((tmp_path / "fds").read_text().split()) <= {"0", "1", "2", "3"}  # the last one is ls's own
+    assert len(list(Path("/proc/self/fd").iterdir())) == fds
+
+
+def ended(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]:
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
