@@ -57,6 +57,7 @@ from enforcer.storage.uevents import UeventSocket
 from enforcer.workflow.asks import Asks
 from enforcer.workflow.consent import Consent, locate, vouched
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.fencing import Fences
 from enforcer.workflow.judge import Judge
 from enforcer.workflow.layers import HOST
 from enforcer.workflow.leases import Leases
@@ -243,6 +244,7 @@ class Service:
         await self._store.open()
         self._view = self._make_view()
         consent = Consent(self._view, self._store, self._holder.node, self.recorder.notice)
+        self._fences = Fences(self._settings.fencing, self._store, self._view, self._holder, self.recorder.notice)
         judge = Judge(
             self._holder.node,
             lambda: self.policy,
@@ -252,6 +254,7 @@ class Service:
             tables,
             self._run_dir,
             consent,
+            self._fences,
         )
         self._reactions = Reactions(
             self._devices,
@@ -317,6 +320,7 @@ class Service:
                 store_state=self._reconciler.state,
                 looking=self._looking,
                 conflicts=self._reconciler.conflicts,
+                fences=self._fences,
             )
         )
         self._control = Control(
@@ -324,7 +328,11 @@ class Service:
             group=group,
             audit=self.recorder.log,
             reading={"status": verbs.status, "who": verbs.who, "layers": layered.verb(parts)},
-            acting={"fence-confirm": verbs.fence_confirm, "policy-reload": self._reload},
+            acting={
+                "fence-confirm": verbs.fence_confirm,
+                "fence-run": verbs.fence_run,
+                "policy-reload": self._reload,
+            },
         )
         await self._control.start()
         self._spawn(self._leases.run())
@@ -346,6 +354,8 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "_control"):
             await self._control.close()
+        if hasattr(self, "_fences"):
+            await self._fences.close()
         if hasattr(self, "_looking"):
             self._looking.close()
         if hasattr(self, "_asks"):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The control socket's verbs. They only look, but for ``fence-confirm``, and may be slow: no verdict waits for them."""
+"""The control socket's verbs. They only look, but for ``fence-*``, and may be slow: no verdict waits for them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from enforcer.policy.rules import Policy
 from enforcer.workflow.asks import Asks
 from enforcer.workflow.conflicting import Conflicts
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.fencing import Fences
 from enforcer.workflow.layers import compare
 from enforcer.workflow.leases import Leases
 from enforcer.workflow.looking import Looking
@@ -51,6 +53,7 @@ class Parts:
     store_state: Callable[[], tuple[str, bool]]
     looking: Looking
     conflicts: Conflicts
+    fences: Fences
 
     def deadline_left_s(self) -> float | None:
         """Until the kernel's deadline; None for a store without sessions."""
@@ -160,3 +163,12 @@ class Verbs:
             "fence-confirm", f"boot {boot_id} of {node} was confirmed as fenced", {"resources": over}
         )
         return {"node": node, "boot_id": boot_id, "resources": over}
+
+    async def fence_run(self, request: Mapping[str, object]) -> dict[str, object]:
+        """Switch a node off by its agent; it may take minutes, and goes on if the peer goes away."""
+        node = request.get("node")
+        if not isinstance(node, str) or not node:
+            raise UsageError("a node is needed", hint="enforcer fence run NODE")
+        by = f"root on {self._parts.holder.node} says"
+        fenced = await self._parts.fences.run(node, alive=request.get("alive") is True, asked_by=by)
+        return dataclasses.asdict(fenced)

@@ -30,6 +30,7 @@ from enforcer.workflow import callers
 from enforcer.workflow.clustered import Clustered
 from enforcer.workflow.consent import Consent, vouching
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.fencing import Fences
 from enforcer.workflow.leases import Leases
 from enforcer.workflow.resolver import Question, Resolver
 
@@ -50,11 +51,12 @@ class Judge:
         tables: Tables,
         scratch: Path,
         consent: Consent | None = None,
+        fences: Fences | None = None,
     ) -> None:
         self._node, self._policy, self._devices, self._leases = node, policy, devices, leases
         self._store, self._resolver = store_name, Resolver(devices, leases, tables, scratch)
         self._clustered = Clustered(scratch)
-        self._consent = consent
+        self._consent, self._fences = consent, fences
 
     def intent_of(self, question: Question) -> Intent:
         """The ask in the model's words, not yet resolved."""
@@ -225,6 +227,8 @@ class Judge:
                 freed = await self._consent.freed(outcome.blocking)
                 if freed:
                     continue
+            if self._fences is not None and decision.mode is not RuleMode.AUDIT:
+                outcome = self._fences.on_demand(outcome)
             if outcome.standing is not Standing.ELSEWHERE or boot_ns() + POLL_S * 1e9 >= wait_until_ns:
                 break
             await asyncio.sleep(POLL_S)

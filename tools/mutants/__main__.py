@@ -34,6 +34,7 @@ from tools.mutants import (
     chaos,
     cut,
     external,
+    fencing,
     model,
     modes,
     pacemaker,
@@ -46,7 +47,7 @@ from tools.mutants import (
 )
 from tools.mutants.row import Mutant, Suite
 
-TABLES = (story, build, stress, model, chaos, cut, external, modes, pacemaker, sanlock, silence, vetoes, who)
+TABLES = (story, build, stress, model, chaos, cut, external, fencing, modes, pacemaker, sanlock, silence, vetoes, who)
 MUTANTS = tuple(mutant for table in TABLES for mutant in table.MUTANTS)
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = Path("/var/tmp")  # the guests have a /tmp of their own

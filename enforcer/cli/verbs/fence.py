@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``enforcer fence confirm NODE --boot-id ID``: state that one boot of a node is silent for ever.
+``enforcer fence run NODE``: have it switched off by its agent, which makes that true and proves it.
 
-Nobody can check this statement, and a false one destroys a filesystem. The boot id makes it one about a
+Nobody can check the statement, and a false one destroys a filesystem. The boot id makes it one about a
 certain past: were the node started again meanwhile, the statement would not be about its new life. So it has
 to be given, and is never guessed; who forgets it is shown the candidates.
 """
@@ -16,22 +17,32 @@ from enforcer.cli.output import Output
 from enforcer.model.errors import EnforcerError, Exit, UsageError
 from enforcer.model.escape import for_terminal
 
-SUMMARY = "confirm that a node was fenced, so that its leases may be taken over"
+SUMMARY = "confirm that a node was fenced, or fence it, so that its leases may be taken over"
+CONFIRM = "confirm that a node was fenced, so that its leases may be taken over"
+RUN = "switch a node off by its fence agent, so that its leases may be taken over"
 EXAMPLE = "enforcer fence confirm node-1 --boot-id 1a2b3c4d-0000-4000-8000-000000000000"
+
+LONGEST_S = 5000.0  # two calls of an agent, and the end of a session: who is tired of waiting may go
 
 
 def arguments(parser: ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     confirm = verbs.add_parser(
-        "confirm", help=SUMMARY, description=f"{SUMMARY}. Do it only when you have seen that it is off."
+        "confirm", help=CONFIRM, description=f"{CONFIRM}. Do it only when you have seen that it is off."
     )
     confirm.add_argument("node", metavar="NODE")
     confirm.add_argument("--boot-id", metavar="ID", help="of the boot that ended")
     confirm.add_argument("--force", action="store_true", help="even if the node still looks alive")
     confirm.add_argument("--json", action="store_true", help="one object")
+    switch = verbs.add_parser("run", help=RUN, description=f"{RUN}. It is left off.")
+    switch.add_argument("node", metavar="NODE")
+    switch.add_argument("--alive", action="store_true", help="even if the node renews its session")
+    switch.add_argument("--json", action="store_true", help="one object")
 
 
 def run(options: Namespace, output: Output) -> int:
+    if options.action == "run":
+        return _run(options, output)
     client = Client(options.socket)
     if not options.boot_id:
         hint = _hint(client, options)
@@ -44,6 +55,20 @@ def run(options: Namespace, output: Output) -> int:
     output.line(f"{for_terminal(options.node)}: boot {for_terminal(options.boot_id)} is confirmed as fenced")
     for resource in texts(data, "resources"):
         output.line(f"  may be taken over: {resource}")
+    return Exit.OK
+
+
+def _run(options: Namespace, output: Output) -> int:
+    data = Client(options.socket, timeout=LONGEST_S).ask("fence-run", {"node": options.node, "alive": options.alive})
+    if options.json:
+        output.json({"schema": 1, **data})
+        return Exit.OK
+    name = for_terminal(options.node)
+    boots = " and ".join(for_terminal(boot) for boot in texts(data, "boot_ids"))
+    output.line(f"{name}: switched off by {for_terminal(text(data, 'agent'))}; boot {boots} is recorded as fenced")
+    for resource in texts(data, "resources"):
+        output.line(f"  may be taken over: {resource}")
+    output.line(f"{name} is left off: find out what was wrong, then switch it on by hand")
     return Exit.OK
 
 

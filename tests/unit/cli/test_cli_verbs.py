@@ -34,6 +34,21 @@ def test_who_status_and_fence_ask_the_daemon(daemon: Daemon, capsys: pytest.Capt
     }  # fmt: skip
 
 
+def test_fence_run_says_what_is_free_now_and_that_the_node_is_left_off(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fenced = {"agent": "fence_ipmilan", "boot_ids": [OTHER_BOOT], "resources": ["wwn-0x5000c500aa/p1"]}
+    daemon.replies = {"fence-run": fenced}
+    assert main(["fence", "--socket", str(daemon.path), "run", "node-1"]) == 0
+    text = printed(capsys)
+    assert f"switched off by fence_ipmilan; boot {OTHER_BOOT} is recorded as fenced" in text
+    assert "may be taken over: wwn-0x5000c500aa/p1" in text and "node-1 is left off" in text
+    assert daemon.requests[-1] == {"schema": 1, "verb": "fence-run", "node": "node-1", "alive": False}
+    assert main(["fence", "--socket", str(daemon.path), "run", "node-1", "--alive", "--json"]) == 0
+    assert json.loads(printed(capsys)) == {"schema": 1, **fenced}
+    assert daemon.requests[-1]["alive"] is True
+
+
 @pytest.mark.parametrize("name", ["/dev/sdb1", "sdb1", "vg:data", "wwn-0x5000c500aa", "wwn-0x5000c500aa/p1", "8:17"])
 def test_who_finds_a_device_by_any_of_its_names(daemon: Daemon, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.replies = {"who": WHO}
@@ -85,6 +100,7 @@ def test_the_json_of_every_verb_is_one_valid_object(
         ["who", *here],
         ["status", *here],
         ["fence", *here, "confirm", "node-1", "--boot-id", "x"],
+        ["fence", *here, "run", "node-1"],
         ["policy", "check", str(policy)],
         ["policy", "show", "--dir", str(policy)],
         ["policy", *here, "reload"],

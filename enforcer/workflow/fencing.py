@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nodes that are switched off so that their leases may be taken over: by command, or when somebody waits for a lease.
+
+The fact that is recorded is about boots, and these are read from the lease records *before* the agent runs. Whichever
+boot of the machine the agent then finds, those that were read are over when it is off; one that is started while the
+agent runs is not among them, so no fact covers what it takes.
+
+A fact is never forced upon the store. Who was switched off renews no more, so a session that does not end within its
+time says that another machine was switched off (a wrong plug), and nothing is recorded. Of a node that was gone from
+the start nothing can tell: there the settings are believed.
+
+On demand the same is done without an administrator, more carefully: only if everybody in the way is gone and has an
+agent, not for a use that a rule in mode audit lets pass, not without the cluster's quorum where there is a cluster
+manager, once at a time for each node, and after a failure not before ``FIRST_PAUSE_S``, then twice that, and so on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+from enforcer.cluster.fence_agent import switch_off
+from enforcer.cluster.store import LeaseStore
+from enforcer.cluster.view import ClusterView, Quorum
+from enforcer.model.clock import boot_ns
+from enforcer.model.errors import EnforcerError, StoreUnavailable
+from enforcer.model.lease import SELF_FENCING, Denied, HeldLease, Holder, Liveness
+from enforcer.settings import FenceAgent, Fencing
+
+log = logging.getLogger(__name__)
+GONE = (Liveness.STRANDED, Liveness.PREEMPTIBLE)  # what a fencing fact would free
+FIRST_PAUSE_S, MOST_PAUSE_S = 30.0, 600.0  # after a failure on demand
+AGAIN_S = 1.0  # between two tries to record
+UNTIL_GONE_S = 150.0  # where the store does not say how long a session lasts (sanlock: 140 s)
+SLACK_S = 10.0
+
+Notice = Callable[[str, str, Mapping[str, object]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A node that is off, the boots of it that are recorded as fenced, and what they held."""
+
+    node: str
+    agent: str
+    boot_ids: tuple[str, ...]
+    resources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """After a run on demand. ``why`` it failed; empty if it did not."""
+
+    until_ns: int
+    pause_s: float
+    why: str
+
+
+class Fences:
+    """Runs the agents of the settings. ``notice(kind, sentence, facts)`` writes to the audit log."""
+
+    def __init__(
+        self,
+        settings: Fencing,
+        store: LeaseStore,
+        view: ClusterView,
+        me: Holder,
+        notice: Notice,
+        *,
+        off: Callable[[FenceAgent, str], Awaitable[None]] = switch_off,
+        now_ns: Callable[[], int] = boot_ns,
+    ) -> None:
+        self._settings, self._store, self._view, self._me, self._notice = settings, store, view, me, notice
+        self._off, self._now_ns = off, now_ns
+        self._running: dict[str, tuple[frozenset[str], asyncio.Task[Fenced]]] = {}
+        self._demanded: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[str, _Pause] = {}
+
+    async def close(self) -> None:
+        """End what runs. A node may be off then without a fact: the next run finds it off and records it."""
+        tasks = [*self._demanded.values(), *(task for _, task in self._running.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run(self, node: str, *, alive: bool = False, asked_by: str) -> Fenced:
+        """Switch ``node`` off, and record that the boots of it that hold leases now are silent for ever.
+
+        ``alive``: even if it renews its session. Who comes while it is being done gets the same outcome. Raises
+        EnforcerError: not this node, no agent, nothing to be freed, still alive, not proven off, not recorded.
+        """
+        agent = self._agent(node)
+        held = [h for h in await self._store.leases() if h.lease.holder.node == node]
+        wanted = [h for h in held if h.liveness in GONE or h.liveness is Liveness.LIVE]
+        if not wanted:
+            raise EnforcerError(f"{node} holds no lease that waits for its fencing", hint="enforcer who")
+        if not alive and any(h.liveness is Liveness.LIVE for h in wanted):
+            raise EnforcerError(
+                f"{node} is live: it renews its session",
+                hint=f"unmount there; or enforcer fence run {node} --alive, which ends its uses with its power",
+            )
+        boots = frozenset(h.lease.holder.boot_id for h in wanted)
+        if node in self._running:
+            known, task = self._running[node]
+            if not boots <= known:
+                raise EnforcerError(f"an earlier boot of {node} is being fenced", hint="try again when that is over")
+        else:
+            resources = tuple(sorted(str(h.lease.resource) for h in wanted))
+            fenced = Fenced(node, agent.name, tuple(sorted(boots)), resources)
+            task = asyncio.create_task(self._fence(agent, fenced, asked_by))
+            self._running[node] = boots, task
+            task.add_done_callback(lambda done: self._ended(node, done))
+        return await asyncio.shield(task)
+
+    def on_demand(self, denied: Denied) -> Denied:
+        """Have everybody in the way switched off, if that is wanted and can help; the refusal says how it goes."""
+        nodes = sorted({h.lease.holder.node for h in denied.blocking})
+        if not self._settings.on_demand or not nodes or not all(self._helps(h) for h in denied.blocking):
+            return denied
+        said, remedies = [], []
+        for node in nodes:
+            pause = self._pauses.get(node)
+            name = self._settings.nodes[node].name
+            if node not in self._demanded and (pause is None or self._now_ns() >= pause.until_ns):
+                self._demanded[node] = asyncio.create_task(self._demand(node))
+            if node in self._demanded:
+                said.append(f"{name} is switching {node} off")
+                remedies.append("try again when that is over: enforcer who")
+            elif pause is not None and pause.why:
+                said.append(f"it was to be switched off, but {pause.why}")
+                remedies.append(f"enforcer fence run {node}; or, if it is off for certain, {denied.remedy}")
+        if not said:
+            return denied
+        return replace(denied, reason=f"{denied.reason}; {', '.join(said)}", remedy="; ".join(dict.fromkeys(remedies)))
+
+    # -- what is done ----------------------------------------------------------------------------------------------
+
+    def _agent(self, node: str) -> FenceAgent:
+        if node == self._me.node:
+            raise EnforcerError("a node does not switch itself off", hint="run this on another node")
+        agent = self._settings.nodes.get(node)
+        if agent is None:
+            hint = f"add [fencing.{node}] to enforcer.toml and restart enforcerd; or switch it off, and fence confirm"
+            raise EnforcerError(f"{node} has no fence agent", hint=hint)
+        return agent
+
+    def _helps(self, held: HeldLease) -> bool:
+        """Whether switching the holder off would free this lease, and nothing else will in a moment."""
+        node, by_time = held.lease.holder.node, held.lease.guarantee in SELF_FENCING
+        return held.liveness in GONE and not by_time and node != self._me.node and node in self._settings.nodes
+
+    async def _fence(self, agent: FenceAgent, fenced: Fenced, asked_by: str) -> Fenced:
+        node, facts = fenced.node, {"boot_ids": list(fenced.boot_ids), "resources": list(fenced.resources)}
+        self._notice("fence-run", f"{agent.name} is to switch {node} off, {asked_by}", facts)
+        try:
+            await self._off(agent, node)
+            for boot_id in fenced.boot_ids:
+                await self._record(node, boot_id, f"{agent.name} on {self._me.node}")
+        except EnforcerError as error:
+            self._notice("fence-failed", f"{node} is not fenced: {error}", facts)
+            raise
+        boots = " and ".join(fenced.boot_ids)
+        self._notice("fence-confirm", f"{agent.name} has switched {node} off: boot {boots} is fenced", facts)
+        return fenced
+
+    async def _record(self, node: str, boot_id: str, by: str) -> None:
+        clock = asyncio.get_running_loop().time
+        end = clock() + (self._store.ttl_s or UNTIL_GONE_S) + SLACK_S
+        while True:
+            try:
+                await self._store.fence_confirm(node, boot_id, by)
+                return
+            except EnforcerError as error:
+                if clock() >= end:
+                    hint = "was it another machine? check the plug in enforcer.toml"
+                    hint = error.hint if isinstance(error, StoreUnavailable) else hint
+                    what = f"its agent says that {node} is off, but that is not recorded: {error}"
+                    raise EnforcerError(what, hint=hint) from None
+            await asyncio.sleep(AGAIN_S)
+
+    async def _demand(self, node: str) -> None:
+        pause, why = FIRST_PAUSE_S, ""
+        try:
+            quorum = await self._view.quorum()
+            if quorum not in (Quorum.HELD, Quorum.NONE):
+                raise EnforcerError(f"the cluster's quorum is {quorum}")
+            await self.run(node, asked_by="because its lease is wanted here")
+        except EnforcerError as error:
+            why = str(error)
+        except Exception as error:
+            log.exception("fencing %s failed", node)
+            why = f"fencing failed: {error}"
+        finally:
+            before = self._pauses.get(node)
+            if why and before is not None and before.why:
+                pause = min(2 * before.pause_s, MOST_PAUSE_S)
+            if why:
+                log.warning("%s is not fenced, and not tried again for %g s: %s", node, pause, why)
+            self._pauses[node] = _Pause(self._now_ns() + int(pause * 1e9), pause, why)
+            del self._demanded[node]
+
+    def _ended(self, node: str, task: asyncio.Task[Fenced]) -> None:
+        del self._running[node]
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, EnforcerError):
+            log.error("fencing %s failed", node, exc_info=error)
