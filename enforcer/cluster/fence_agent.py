@@ -61,7 +61,7 @@ def _ended(code: int) -> str:
 
 async def _call(agent: FenceAgent, node: str, action: str) -> tuple[int, str]:
     """Exit code (negative: the signal) and the last thing said. Raises NotOff if the program does not end in time."""
-    if what := _untrusted(agent.program):
+    if what := untrusted(agent.program):
         raise _not_off(agent, node, f"is not run: {agent.program} {what}")
     with contextlib.ExitStack() as stack:
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -163,8 +163,8 @@ def _last_line(heard: bytes, agent: FenceAgent) -> str:
     return for_terminal(line, SAID_CHARS)
 
 
-def _untrusted(program: str) -> str:
-    """Why root must not run this file, as a clause about it."""
+def untrusted(program: str) -> str:
+    """Why root must not run this file, as a clause about it; empty if it may."""
     try:
         found = Path(program).stat()
     except OSError as error:

@@ -21,7 +21,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from enforcer.cluster.fence_agent import switch_off
+from enforcer.cluster.fence_agent import switch_off, untrusted
 from enforcer.cluster.store import LeaseStore
 from enforcer.cluster.view import ClusterView, Quorum
 from enforcer.model.clock import boot_ns
@@ -77,6 +77,9 @@ class Fences:
         self._running: dict[str, tuple[frozenset[str], asyncio.Task[Fenced]]] = {}
         self._demanded: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, _Pause] = {}
+        for node, agent in settings.nodes.items():  # better heard of now than when it is needed
+            if what := untrusted(agent.program):
+                log.warning("%s cannot be fenced: %s %s", node, agent.program, what)
 
     async def close(self) -> None:
         """End what runs. A node may be off then without a fact: the next run finds it off and records it."""
