@@ -21,16 +21,9 @@ from typing import Any
 from tools.lab import process
 from tools.lab.channel import AgentChannel, ChannelLost, Message, Qmp
 from tools.lab.disk import SharedDisk
-from tools.lab.kernels import Kernel
-from tools.lab.network import Network, hardware_address
+from tools.lab.hardware import Hardware
 
 CHUNK = 384 << 10
-
-COMMAND_LINE = (
-    "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr tsc=reliable no_timer_check"
-    " cryptomgr.notests random.trust_cpu=on"
-)
-
 
 FIND_DISK = """
 import os
@@ -99,20 +92,9 @@ class Spawned:
 
 
 @dataclass(eq=False)
-class Node:
+class Node(Hardware):
     """A machine that can be switched on and off again."""
 
-    name: str
-    kernel: Kernel
-    initramfs: Path
-    workdir: Path
-    disks: tuple[SharedDisk, ...] = ()
-    networks: tuple[Network, ...] = ()
-    memory_mib: int = 1024
-    cpus: int = 1
-    append: str = ""
-    qemu: tuple[str, ...] = ()  # further arguments of QEMU
-    accel: str = "tcg,thread=multi"
     grace_s: float = 30.0  # on top of a command's own limit, before a silent agent counts as lost
     boots: int = 0
     boot_id: str = ""
@@ -140,8 +122,8 @@ class Node:
         self._forget()
         self.boots += 1
         for end in ("agent", "qmp"):
-            self._socket(end).unlink(missing_ok=True)
-        self._process = process.start(self._command(), self.workdir / f"{self.name}.qemu.{self.boots}")
+            self.socket(end).unlink(missing_ok=True)
+        self._process = process.start(self.command(self.console), self.workdir / f"{self.name}.qemu.{self.boots}")
         if wait:
             self.wait_up(timeout_s)
 
@@ -150,8 +132,8 @@ class Node:
         end = time.monotonic() + timeout_s
         while self._agent is None:
             try:
-                self._qmp = self._qmp or Qmp(self._socket("qmp"), f"{self.name}-qmp")
-                self._agent = AgentChannel(self._socket("agent"), self.name)
+                self._qmp = self._qmp or Qmp(self.socket("qmp"), f"{self.name}-qmp")
+                self._agent = AgentChannel(self.socket("agent"), self.name)
             except (FileNotFoundError, ConnectionRefusedError):
                 if not self.alive or time.monotonic() > end:
                     raise self._lost("QEMU did not start") from None
@@ -302,13 +284,13 @@ class Node:
     def unplug(self, disk: SharedDisk, timeout_s: float = 20.0) -> None:
         """Take a disk away from the running guest. Raises TimeoutError if the guest goes on to have it."""
         for path in range(disk.paths):
-            self.qmp("device_del", {"id": self._scsi_disk(disk, path)["id"]})
+            self.qmp("device_del", {"id": self.scsi_disk(disk, path)["id"]})
         self._until(timeout_s, lambda: not self.paths(disk), f"{self.name} still has {disk.name}")
 
     def plug(self, disk: SharedDisk, timeout_s: float = 20.0) -> None:
         """Give it back. Raises TimeoutError if the guest does not find it."""
         for path in range(disk.paths):
-            self.qmp("device_add", self._scsi_disk(disk, path))
+            self.qmp("device_add", self.scsi_disk(disk, path))
         self._until(timeout_s, lambda: len(self.paths(disk)) == disk.paths, f"{self.name} does not find {disk.name}")
 
     @staticmethod
@@ -341,63 +323,10 @@ class Node:
             if not part:
                 return content
 
-    # -- QEMU
-
-    def _scsi_disk(self, disk: SharedDisk, path: int) -> Message:
-        index = self.disks.index(disk)
-        return {
-            "driver": "scsi-hd",
-            "bus": "scsi.0",
-            "scsi-id": index + 100 * path,
-            "drive": f"disk{index}-{path}",
-            "id": f"lun{index}-{path}",
-            "share-rw": True,
-            "wwn": disk.wwn,
-            "serial": disk.serial or disk.name,
-            "rotation_rate": 7200 if disk.rotational else 1,
-        }
-
-    def _socket(self, end: str) -> Path:
-        return self.workdir / f"{self.name}.{end}"
-
     def _lost(self, why: str) -> LostVM:
         console = process.tail(self.console) if self.boots else ""
         said = process.tail(self.workdir / f"{self.name}.qemu.{self.boots}", 5) if self.boots else ""
         return LostVM(f"VM lost: {self.name}: {why}\n{said}\n-- console:\n{console}")
-
-    def _command(self) -> list[str]:
-        addresses = ",".join(f"eth{index}:{net.address}" for index, net in enumerate(self.networks))
-        reached = [guest.partition(":")[0] for net in self.networks for guest, _ in net.forwards]
-        arp = ",".join(f"{guest}-{hardware_address(guest)}" for guest in reached)
-        line = f"{COMMAND_LINE} lab.node={self.name} lab.ip={addresses} lab.arp={arp} {self.append}"
-        command = ["qemu-system-x86_64", "-name", self.name, "-nodefaults", "-no-user-config", "-no-reboot"]
-        command += ["-machine", "q35,sata=off,smbus=off,usb=off", "-accel", self.accel]
-        command += ["-cpu", "host" if self.accel.startswith("kvm") else "max,la57=off"]
-        command += ["-smp", str(self.cpus), "-m", str(self.memory_mib), "-display", "none", "-vga", "none"]
-        command += ["-kernel", str(self.kernel.image), "-initrd", str(self.initramfs), "-append", line]
-        command += ["-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console"]
-        command += ["-qmp", f"unix:{self._socket('qmp')},server=on,wait=off"]
-        command += ["-virtfs", "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap"]
-        command += ["-device", "virtio-serial-pci"]
-        command += ["-chardev", f"socket,id=lab,path={self._socket('agent')},server=on,wait=off"]
-        command += ["-device", "virtserialport,chardev=lab,name=lab"]
-        for network in self.networks:
-            command += network.arguments()
-        if self.disks:
-            command += ["-device", "virtio-scsi-pci,id=scsi"]
-        for index, disk in enumerate(self.disks):
-            for path in range(disk.paths):
-                block = {
-                    "driver": "nbd",
-                    "node-name": f"disk{index}-{path}",
-                    "server": {"type": "unix", "path": str(disk.socket)},
-                    "export": self.name,
-                    "cache": {"direct": True, "no-flush": False},
-                    "discard": "unmap",
-                }
-                command += ["-blockdev", json.dumps(block)]
-                command += ["-device", json.dumps(self._scsi_disk(disk, path))]
-        return [*command, *self.qemu]
 
 
 def _result(answer: Message) -> Result:

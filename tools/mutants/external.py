@@ -10,10 +10,11 @@ EXT_STORE, EXT_PEER, GFS = (
     "enforcer/cluster/external_peer.py",
     "tools/examples/gfs_clusterd.py",
 )
-ANSWERS, LATE = "tests/unit/cluster/test_external_answers.py", "tests/unit/cluster/test_external_store.py"
+ANSWERS = "tests/unit/cluster/test_external_answers.py"
+STORE, LATE = "tests/unit/cluster/test_external_store.py", "tests/unit/cluster/test_external_late.py"
 WRONG_ANSWER = f"{ANSWERS}::test_an_answer_that_is_not_what_was_asked_for_denies"
 NO_LINE = f"{ANSWERS}::test_a_line_that_is_none_ends_the_connection_and_the_next_ask_makes_another"
-SET_BACK = f"{LATE}::test_a_store_that_was_set_back_is_not_believed"
+SET_BACK = f"{STORE}::test_a_store_that_was_set_back_is_not_believed"
 
 MUTANTS = (
     Mutant(
@@ -89,7 +90,7 @@ MUTANTS = (
         EXT_STORE,
         'await self._call("authorise", body, end, too_late)',
         'await self._call("authorise", body, end, None)',
-        f"{LATE}::test_a_stopped_peer_denies_in_time_and_what_it_grants_late_is_given_back",
+        f"{STORE}::test_a_stopped_peer_denies_in_time_and_what_it_grants_late_is_given_back",
     ),
     Mutant(
         "external-late-grant-takes-all",
@@ -121,7 +122,7 @@ MUTANTS = (
         GFS,
         'if fenced(state, self.me) and call != "who":\n',
         "if False:\n",
-        f"{LATE}::test_a_fenced_boot_gets_nothing_any_more",
+        f"{STORE}::test_a_fenced_boot_gets_nothing_any_more",
     ),
     Mutant(
         "external-not-one-step",
@@ -185,7 +186,7 @@ MUTANTS = (
         EXT_PEER,
         "asyncio.create_subprocess_exec(\n            *self._command,\n",
         'asyncio.create_subprocess_shell(\n            " ".join(self._command),\n',
-        f"{LATE}::test_arguments_reach_the_program_as_they_are",
+        f"{STORE}::test_arguments_reach_the_program_as_they_are",
     ),
     Mutant(
         "external-anybodys-socket",
@@ -201,7 +202,7 @@ MUTANTS = (
         EXT_PEER,
         "            if silent_s >= HUNG_S:\n",
         "            if False:\n",
-        f"{LATE}::test_a_peer_that_hangs_for_long_is_replaced",
+        f"{STORE}::test_a_peer_that_hangs_for_long_is_replaced",
     ),
     Mutant(
         "external-started-over-and-over",
@@ -209,7 +210,7 @@ MUTANTS = (
         EXT_PEER,
         "            self._not_before = loop.time() + PAUSE_S\n",
         "            pass\n",
-        f"{LATE}::test_a_program_that_ends_at_once_is_not_started_over_and_over",
+        f"{STORE}::test_a_program_that_ends_at_once_is_not_started_over_and_over",
     ),
     Mutant(
         "external-outlives-us",
@@ -217,7 +218,7 @@ MUTANTS = (
         EXT_PEER,
         "            os.killpg(process.pid, signal.SIGKILL)",
         "            pass",
-        f"{LATE}::test_a_peer_ends_with_the_store_even_if_it_is_stopped",
+        f"{STORE}::test_a_peer_ends_with_the_store_even_if_it_is_stopped",
     ),
     Mutant(
         "external-uses-untold",

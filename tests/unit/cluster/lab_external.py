@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from lab_cluster import GFS_CLUSTERD, Node
+from lab_cluster import GFS_CLUSTERD, Node, external
 
 from enforcer.cluster.external_store import ExternalStore
 from enforcer.model.lease import Denied, Holder, Standing
@@ -159,3 +159,31 @@ async def scripted(shared: Path, says: Callable[[Json], Json | bytes | None]) ->
     finally:
         await node.store.close()
         server.close()
+
+
+def behind_a_proxy(shared: Path, scenario: Callable[[Node, Node, LineProxy], Awaitable[Any]]) -> None:
+    """One node whose lines can be kept back, another that sees what becomes of it."""
+
+    async def run() -> None:
+        async with LineProxy(shared / "proxy.sock", shared / "peer.sock") as proxy:
+            one = Node(ME, external(ME, shared, path=str(proxy.path)))
+            other = Holder("node-2", "boot-of-node-2", "s1")
+            two = Node(other, external(other, shared))
+            try:
+                await one.store.open()
+                await two.store.open()
+                await scenario(one, two, proxy)
+            finally:
+                await one.store.close()
+                await two.store.close()
+
+    process = serve(shared / "gfs", shared / "peer.sock")
+    try:
+        asyncio.run(run())
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def held(node: Node) -> dict[str, tuple[str, int]]:
+    return {str(h.lease.resource): (h.lease.holder.node, h.lease.token) for h in await node.store.leases()}

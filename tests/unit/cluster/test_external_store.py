@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The external store with a real peer, gfs_clusterd: the hand-shake, and a peer that dies, hangs or is late."""
+"""The external store with a real peer, gfs_clusterd: the hand-shake, and a peer that dies, hangs or has forgotten."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lab_cluster import Cluster, Node, external, kill, play, process_of
-from lab_external import ME, LineProxy, must_not_know, serve, soon
+from lab_external import ME, LineProxy, behind_a_proxy, held, must_not_know, serve, soon
 
 from enforcer.cluster import external_peer
 from enforcer.cluster.external_store import ExternalStore
 from enforcer.model.errors import EnforcerError, LeaseLost, StoreUnavailable
-from enforcer.model.lease import Denied, Granted, Holder
+from enforcer.model.lease import Denied
 from enforcer.model.resource import ResourceId
 
 
@@ -28,36 +27,8 @@ def gfs(tmp_path: Path) -> Cluster:
     return Cluster("external", tmp_path)
 
 
-def behind_a_proxy(shared: Path, scenario: Callable[[Node, Node, LineProxy], Awaitable[Any]]) -> None:
-    """One node whose lines can be kept back, another that sees what becomes of it."""
-
-    async def run() -> None:
-        async with LineProxy(shared / "proxy.sock", shared / "peer.sock") as proxy:
-            one = Node(ME, external(ME, shared, path=str(proxy.path)))
-            other = Holder("node-2", "boot-of-node-2", "s1")
-            two = Node(other, external(other, shared))
-            try:
-                await one.store.open()
-                await two.store.open()
-                await scenario(one, two, proxy)
-            finally:
-                await one.store.close()
-                await two.store.close()
-
-    process = serve(shared / "gfs", shared / "peer.sock")
-    try:
-        asyncio.run(run())
-    finally:
-        process.kill()
-        process.wait()
-
-
 def names(*lines: str) -> frozenset[ResourceId]:
     return frozenset(ResourceId.parse(line) for line in lines)
-
-
-async def held(node: Node) -> dict[str, tuple[str, int]]:
-    return {str(h.lease.resource): (h.lease.holder.node, h.lease.token) for h in await node.store.leases()}
 
 
 def test_the_hand_shake_of_two_nodes(tmp_path: Path) -> None:
@@ -188,58 +159,6 @@ def test_a_peer_ends_with_the_store_even_if_it_is_stopped(gfs: Cluster, monkeypa
     play(gfs, scenario)
 
 
-def test_a_slow_answer_holds_up_nobody_else(tmp_path: Path) -> None:
-    async def scenario(one: Node, two: Node, proxy: LineProxy) -> None:
-        proxy.hold = lambda request: any(claim["resource"] == "slow" for claim in request.get("claims", ()))
-        waiting = asyncio.create_task(one.take("slow"))
-        await proxy.meeting.wait()
-        answers = await asyncio.gather(*(one.must_take(f"lun-{n}") for n in range(20)))
-        assert len({answer.token for answer in answers}) == 20
-        assert len(await one.store.leases()) == 20
-        assert not waiting.done()
-        proxy.go.set()
-        assert isinstance(await waiting, Granted)
-
-    behind_a_proxy(tmp_path, scenario)
-
-
-def test_a_release_that_arrives_late_takes_nothing_from_who_asked_again(tmp_path: Path) -> None:
-    async def scenario(one: Node, two: Node, proxy: LineProxy) -> None:
-        first = await one.must_take("a")
-        proxy.hold = lambda request: request["call"] == "gone"
-        releasing = asyncio.create_task(one.give(first.token, "a"))
-        await proxy.meeting.wait()
-        releasing.cancel()
-        again = await one.must_take("a")
-        assert again.token > first.token and again.fresh
-        proxy.go.set()
-        await one.store.leases()  # what was sent before is done by then
-        await asyncio.sleep(0.05)
-        assert await held(two) == {"a": ("node-1", again.token)}
-
-    behind_a_proxy(tmp_path, scenario)
-
-
-def test_a_late_release_takes_nothing_from_the_next_run_of_the_daemon(tmp_path: Path) -> None:
-    async def scenario(one: Node, two: Node, proxy: LineProxy) -> None:
-        first = await one.must_take("a")
-        proxy.hold = lambda request: request["call"] == "gone"
-        releasing = asyncio.create_task(one.give(first.token, "a"))
-        await proxy.meeting.wait()
-        releasing.cancel()
-        next_run = Holder(ME.node, ME.boot_id, "s2")
-        after = Node(next_run, external(next_run, tmp_path, path=str(tmp_path / "peer.sock")))
-        await after.store.open()
-        assert [lease.token for lease in await after.store.adopt()] == [first.token]
-        assert (await after.must_take("a")).token == first.token
-        proxy.go.set()
-        await asyncio.sleep(0.05)
-        assert await held(two) == {"a": ("node-1", first.token)}
-        await after.store.close()
-
-    behind_a_proxy(tmp_path, scenario)
-
-
 def test_a_peer_on_a_socket_may_be_restarted(tmp_path: Path) -> None:
     socket = tmp_path / "peer.sock"
     peers = [serve(tmp_path / "gfs", socket)]
@@ -263,37 +182,6 @@ def test_a_peer_on_a_socket_may_be_restarted(tmp_path: Path) -> None:
         for peer in peers:
             peer.kill()
             peer.wait()
-
-
-def test_an_ask_that_arrives_late_changes_nothing_that_was_granted_since(tmp_path: Path) -> None:
-    async def scenario(one: Node, two: Node, proxy: LineProxy) -> None:
-        kept = await one.must_take("a")
-        proxy.hold = lambda request: request["call"] == "authorise" and not proxy.held
-        await must_not_know(one, "a", "b", budget_s=0.2)
-        since = await one.must_take("b")
-        proxy.go.set()
-        await asyncio.sleep(0.1)
-        assert await held(two) == {"a": ("node-1", kept.token), "b": ("node-1", since.token)}
-        assert (await one.must_take("a")).token == kept.token
-
-    behind_a_proxy(tmp_path, scenario)
-
-
-def test_a_set_that_is_granted_late_leaves_what_was_held_before(tmp_path: Path) -> None:
-    async def scenario(one: Node, two: Node, proxy: LineProxy) -> None:
-        await one.must_take("a")
-        proxy.hold = lambda request: request["call"] == "authorise"
-        await must_not_know(one, "a", "b", budget_s=0.2)
-        proxy.go.set()
-
-        async def b_is_free() -> bool:
-            return any(call["call"] == "refused" for call in proxy.calls) and "b" not in await held(two)
-
-        assert await soon(b_is_free)
-        assert (await held(two)).get("a", ("nobody", 0))[0] == "node-1", "perhaps it is in use"
-        await two.must_take("b")
-
-    behind_a_proxy(tmp_path, scenario)
 
 
 def test_a_store_that_was_set_back_is_not_believed(gfs: Cluster, tmp_path: Path) -> None:
