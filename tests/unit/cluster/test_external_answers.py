@@ -69,8 +69,8 @@ WRONG_GRANTS = {
     "token below": grant("a", -1),
     "token too high": grant("a", 1 << 63),
     "token true": grant("a", True),
-    "token 7.0": grant("a", 7.0),  # type: ignore[arg-type]  # on purpose
-    "token text": grant("a", "7"),  # type: ignore[arg-type]  # on purpose
+    "token 7.0": grant("a", 7.0),  # on purpose
+    "token text": grant("a", "7"),  # on purpose
     "no token": {k: v for k, v in grant("a").items() if k != "token"},
     "other LUN": grant("b"),
     "nothing": grant("a", leases=[]),
@@ -210,7 +210,7 @@ def test_a_peer_of_another_schema_or_that_does_not_want_us_is_named(tmp_path: Pa
         async def scenario(node: Node, script: Script, words: str = words) -> None:
             assert words in await must_not_know(node, "a")
 
-        play(tmp_path, lambda _, said=said: said, scenario)  # type: ignore[misc]
+        play(tmp_path, lambda _, said=said: said, scenario)
 
 
 def test_a_peer_is_asked_to_prepare_only_if_it_wants_to_and_its_no_is_a_no(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_peer_on_a_socket_may_be_restarted(tmp_path: Path) -> None:
         granted = await node.must_take("a")
         peers[0].kill()
         peers[0].wait()
-        assert await soon(lambda: asyncio.sleep(0, node.store._peer._line is None))  # type: ignore[attr-defined]
+        assert await soon(lambda: asyncio.sleep(0, node.store._peer._line is None))
         assert "cannot be reached: Connection refused" in await must_not_know(node, "b")
         socket.unlink()
         peers.append(serve(tmp_path / "gfs", socket))

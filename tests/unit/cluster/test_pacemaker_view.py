@@ -56,7 +56,7 @@ class Cluster:
                 raise self.votes
             return self.votes
 
-        view._corosync.votes = votes  # type: ignore[method-assign]
+        view._corosync.votes = votes
         return view
 
     def opinion(self) -> Opinion:

@@ -67,7 +67,7 @@ class Both:
         node = self.court.node
         consent = Consent(self.view, node.store, ME.node)
         judge = Judge(ME.node, lambda: node.policy, node.devices, node.leases, "fake", node.tables, node.sysfs, consent)
-        self.court.real = lambda: judge  # type: ignore[method-assign]
+        self.court.real = lambda: judge
         return self.court.judge(asked or mount())[1]
 
 
@@ -174,7 +174,7 @@ def fences(node: Node, *looks: tuple[Fencing, ...], held: bool = True) -> list[t
         assert by == "fake on node-1"
         confirmed.append((name, boot_id, force))
 
-    node.store.fence_confirm = confirm  # type: ignore[method-assign]
+    node.store.fence_confirm = confirm
     if held:
         node.store.hold(B)
 
@@ -223,7 +223,7 @@ def test_an_old_fencing_that_is_heard_of_late_takes_nothing_from_who_lives(
             raise EnforcerError(f"{name} is live: it renews its session, so it is not fenced")
 
     monkeypatch.setattr(module.time, "monotonic", lambda: now_s[0])
-    node.store.fence_confirm = confirm  # type: ignore[method-assign]
+    node.store.fence_confirm = confirm
     node.store.hold(B)
 
     async def scenario() -> None:

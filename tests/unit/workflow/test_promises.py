@@ -102,7 +102,7 @@ def test_the_revoker_hears_before_the_guard_does(node: Node, promises: Promises,
         states.append(node.state(SECOND))
         promises.tell(leases)
 
-    node.store.acquire = acquire  # type: ignore[method-assign]
+    node.store.acquire = acquire
     node.leases._tell = tell
     run(node.take(node.there[SECOND]))
     assert states[:1] == [State.FREE] and node.state(SECOND) is State.LIVE
