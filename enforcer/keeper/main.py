@@ -12,9 +12,7 @@ that would take it.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
-import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -22,10 +20,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from enforcer import settings
+from enforcer.lost import alone
 from enforcer.lost.memory import STACK_BYTES, lock_memory
-from enforcer.model.errors import EnforcerError, Exit, PermissionRefused
 
-log = logging.getLogger("enforcer-keeper")
+NAME = "enforcer-keeper"
+log = logging.getLogger(NAME)
 
 
 def _stay_small(endpoints: Sequence[str]) -> None:
@@ -42,7 +41,7 @@ def _stay_small(endpoints: Sequence[str]) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line, for ``main`` and for the tests of the manual page."""
     made = argparse.ArgumentParser(
-        prog="enforcer-keeper",
+        prog=NAME,
         description="Keeps this node's session in the lease store alive.",
         epilog="example: enforcer-keeper --config /etc/enforcer/enforcer.toml",
     )
@@ -53,33 +52,20 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="enforcer-keeper: %(message)s", stream=sys.stderr)
-    try:
-        if os.geteuid() != 0:
-            raise PermissionRefused("enforcer-keeper must be started by root", hint="systemctl start enforcer-keeper")
-        chosen = settings.load(options.config)
-        _stay_small(chosen.store.endpoints)
-        import asyncio
+    return alone.run(NAME, lambda: _serve(options.config))
 
-        from enforcer.keeper.duties import Keeper, serve
 
-        keeper = Keeper(chosen)
-        lock = os.open(Path(chosen.paths.run_dir) / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EnforcerError("another enforcer-keeper is running", hint="systemctl status enforcer-keeper") from None
-        lock_memory(log)  # a keeper that waits for a page from a hung disk cannot renew
-        asyncio.run(serve(keeper))
-    except EnforcerError as error:
-        sys.stderr.write(f"enforcer-keeper: {error}\n")
-        if error.hint:
-            sys.stderr.write(f"  hint: {error.hint}\n")
-        return int(error.exit_code)
-    except OSError as error:
-        sys.stderr.write(f"enforcer-keeper: {error}\n")
-        return int(Exit.FAILURE)
-    return Exit.OK
+def _serve(config: Path | None) -> None:
+    chosen = settings.load(config)
+    _stay_small(chosen.store.endpoints)
+    import asyncio
+
+    from enforcer.keeper.duties import Keeper, serve
+
+    keeper = Keeper(chosen)
+    alone.lock(NAME, Path(chosen.paths.run_dir) / "keeper.lock")
+    lock_memory(log)  # a keeper that waits for a page from a hung disk cannot renew
+    asyncio.run(serve(keeper))
 
 
 if __name__ == "__main__":

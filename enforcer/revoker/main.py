@@ -20,18 +20,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from enforcer import settings
+from enforcer.lost import alone
 from enforcer.lost.memory import STACK_BYTES, lock_memory
-from enforcer.model.errors import EnforcerError, Exit, PermissionRefused
 from enforcer.revoker.cut import Revoker
 
-log = logging.getLogger("enforcer-revoker")
+NAME = "enforcer-revoker"
+log = logging.getLogger(NAME)
 SYSRQ, KMSG = "/proc/sysrq-trigger", "/dev/kmsg"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, for ``main`` and for the tests of the manual page."""
     made = argparse.ArgumentParser(
-        prog="enforcer-revoker",
+        prog=NAME,
         description="Cuts this node off its leased devices when its session is lost.",
         epilog="example: enforcer-revoker --config /etc/enforcer/enforcer.toml",
     )
@@ -42,33 +43,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="enforcer-revoker: %(message)s", stream=sys.stderr)
-    try:
-        if os.geteuid() != 0:
-            raise PermissionRefused("enforcer-revoker must be started by root", hint="systemctl start enforcer-revoker")
-        run_dir = Path(settings.load(options.config).paths.run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        lock = os.open(run_dir / "revoker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EnforcerError(
-                "another enforcer-revoker is running", hint="systemctl status enforcer-revoker"
-            ) from None
-        _serve(run_dir)
-    except EnforcerError as error:
-        sys.stderr.write(f"enforcer-revoker: {error}\n")
-        if error.hint:
-            sys.stderr.write(f"  hint: {error.hint}\n")
-        return int(error.exit_code)
-    except OSError as error:
-        sys.stderr.write(f"enforcer-revoker: {error}\n")
-        return int(Exit.FAILURE)
-    return Exit.OK
+    return alone.run(NAME, lambda: _serve(options.config))
 
 
-def _serve(run_dir: Path) -> None:
-    """Until SIGTERM or SIGINT. Raises OSError."""
+def _serve(config: Path | None) -> None:
+    """Until SIGTERM or SIGINT. Raises EnforcerError, OSError."""
+    run_dir = Path(settings.load(config).paths.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+    alone.lock(NAME, run_dir / "revoker.lock")
     trigger, kernel_log = os.open(SYSRQ, os.O_WRONLY | os.O_CLOEXEC), os.open(KMSG, os.O_WRONLY | os.O_CLOEXEC)
     threading.stack_size(STACK_BYTES)
 

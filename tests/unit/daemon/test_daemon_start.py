@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The three programs as processes, as far as they come without a kernel: what they say and the code they exit with."""
+"""The programs as processes, as far as they come without a kernel: what they say and the code they exit with."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MAIN = {
     "enforcerd": "enforcer.daemon.main",
     "enforcer-keeper": "enforcer.keeper.main",
+    "enforcer-revoker": "enforcer.revoker.main",
     "enforcer": "enforcer.cli.main",
 }
 ABLE = "from enforcer.kernel import prerequisites; prerequisites.require = lambda: None"
@@ -63,7 +64,11 @@ def test_usage(program: str) -> None:
 
 @pytest.mark.parametrize(
     ("program", "hint"),
-    [("enforcerd", "sudo enforcerd, or systemctl start enforcerd"), ("enforcer-keeper", "systemctl start")],
+    [
+        ("enforcerd", "sudo enforcerd, or systemctl start enforcerd"),
+        ("enforcer-keeper", "systemctl start enforcer-keeper"),
+        ("enforcer-revoker", "systemctl start enforcer-revoker"),
+    ],
 )
 def test_not_root(program: str, hint: str) -> None:
     done = run(program, before=NOBODY if os.geteuid() == 0 else "")
@@ -74,7 +79,7 @@ def test_not_root(program: str, hint: str) -> None:
 
 
 @root_only
-@pytest.mark.parametrize("program", ["enforcerd", "enforcer-keeper"])
+@pytest.mark.parametrize("program", ["enforcerd", "enforcer-keeper", "enforcer-revoker"])
 def test_bad_settings(program: str, settings: Path) -> None:
     settings.write_text(settings.read_text() + '[store]\nkind = "sqlight"\n')
     done = run(program, "--config", str(settings), before=ABLE)
@@ -84,7 +89,7 @@ def test_bad_settings(program: str, settings: Path) -> None:
 
 
 @root_only
-@pytest.mark.parametrize("program", ["enforcerd", "enforcer-keeper"])
+@pytest.mark.parametrize("program", ["enforcerd", "enforcer-keeper", "enforcer-revoker"])
 def test_no_such_settings(program: str, tmp_path: Path) -> None:
     done = run(program, "--config", str(tmp_path / "none.toml"), before=ABLE)
     assert done.returncode == Exit.NOT_CONFIGURED
@@ -114,6 +119,7 @@ def test_missing_prerequisite(settings: Path) -> None:
     [
         ("enforcerd", "enforcerd.lock", "enforcerd: another enforcerd is running (pid 4711)"),
         ("enforcer-keeper", "keeper.lock", "enforcer-keeper: another enforcer-keeper is running"),
+        ("enforcer-revoker", "revoker.lock", "enforcer-revoker: another enforcer-revoker is running"),
     ],
 )
 def test_a_second_one(program: str, lock: str, sentence: str, settings: Path, tmp_path: Path) -> None:
