@@ -119,7 +119,7 @@ def _run(options: argparse.Namespace) -> int:
     if switch == "off":
         print("enforcerd: the kernel command line says enforcer=off, so nothing is enforced")
         return Exit.OK
-    from enforcer.daemon.service import load_policy
+    from enforcer.daemon.policies import load_policy
 
     load_policy(chosen, 0, audit_only=False)  # its mistakes are told on any machine
     prerequisites.require()

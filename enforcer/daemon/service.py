@@ -14,27 +14,17 @@ import logging
 import os
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from enforcer.audit.record import Origin
-from enforcer.cluster.board import Board, NoBoard
-from enforcer.cluster.etcd_access import EtcdAccess
-from enforcer.cluster.etcd_board import EtcdBoard
 from enforcer.cluster.etcd_session import SLACK_S
-from enforcer.cluster.etcd_store import EtcdStore
-from enforcer.cluster.external_store import ExternalStore
 from enforcer.cluster.identity import holder, node_name, read_session
-from enforcer.cluster.pacemaker import PacemakerView
-from enforcer.cluster.same_cluster import SameCluster
-from enforcer.cluster.sanlock_socket import Space
-from enforcer.cluster.sanlock_store import SanlockStore
-from enforcer.cluster.sqlite_store import SqliteStore
-from enforcer.cluster.store import LeaseStore
-from enforcer.cluster.view import ClusterView, NoCluster
 from enforcer.daemon import layered, probe
+from enforcer.daemon.backends import is_multi_attached, make_access, make_board, make_store, make_view
 from enforcer.daemon.control import Control
+from enforcer.daemon.hotplug import Hotplug
 from enforcer.daemon.notify import notify
+from enforcer.daemon.policies import load_policy, tell_fstypes
 from enforcer.daemon.reactions import Reactions
 from enforcer.daemon.reconcile import Reconciler
 from enforcer.daemon.recorder import Recorder
@@ -48,14 +38,11 @@ from enforcer.kernel.upcall import UpcallServer
 from enforcer.model.errors import EnforcerError
 from enforcer.model.intent import Intent, Verdict
 from enforcer.model.resource import UseKind
-from enforcer.policy import parse
-from enforcer.policy.engine import kernel_fstypes
-from enforcer.policy.rules import Implicit, MultiAttached, Policy, RuleMode
-from enforcer.settings import Settings, StoreKind, ViewKind
+from enforcer.policy.rules import Implicit
+from enforcer.settings import Settings, StoreKind
 from enforcer.settings import load as load_settings
-from enforcer.storage.uevents import UeventSocket
 from enforcer.workflow.asks import Asks
-from enforcer.workflow.consent import Consent, locate, vouched
+from enforcer.workflow.consent import Consent
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.fencing import Fences
 from enforcer.workflow.judge import Judge
@@ -69,28 +56,7 @@ from enforcer.workflow.uses import Uses
 from enforcer.workflow.wayback import WayBack
 
 log = logging.getLogger(__name__)
-REFRESH_S = 3.0
 WORKERS = 64
-
-
-def load_policy(settings: Settings, generation: int, *, audit_only: bool) -> Policy:
-    """Read the policy files. ``audit_only`` turns every enforcing rule and default into a watching one."""
-    policy = parse.load(settings.paths.policy_dirs, generation=generation)
-    if not audit_only:
-        return policy
-    rules = tuple(replace(r, mode=RuleMode.AUDIT) if r.mode is RuleMode.ENFORCE else r for r in policy.rules)
-    multi = MultiAttached.AUDIT if policy.defaults.multi_attached is not MultiAttached.ALLOW else MultiAttached.ALLOW
-    defaults = replace(policy.defaults, multi_attached=multi, implicit=Implicit.ALLOW, unknown=Implicit.ALLOW)
-    return replace(policy, rules=rules, defaults=defaults, digest="")
-
-
-def nodev_types() -> set[str]:
-    """Filesystem types that need no device, as the running kernel lists them (/proc/filesystems)."""
-    return {
-        line.split("\t")[1].strip()
-        for line in Path("/proc/filesystems").read_text().splitlines()
-        if line.startswith("nodev")
-    }
 
 
 class Service:
@@ -102,64 +68,18 @@ class Service:
         self._run_dir, self._state_dir = Path(settings.paths.run_dir), Path(settings.paths.state_dir)
         self._holder = holder(node_name(settings.node.name), self._run_dir)
         self.policy = load_policy(settings, 1, audit_only=audit_only)
-        self._access: EtcdAccess | None = None
-        self._store = self._make_store()
+        self._access = make_access(settings)
+        self._store = make_store(
+            settings,
+            self._holder,
+            self._access,
+            multi_attached=lambda lun: is_multi_attached(lun, self._devices, self.policy),
+            guarantee=lambda resources: self._promises.guarantee(resources),
+        )
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._failed = ""
         self._attached: Attached | None = None
-
-    def _make_store(self) -> LeaseStore:
-        store = self._settings.store
-        if store.kind is StoreKind.SQLITE:
-            return SqliteStore(
-                self._holder,
-                Path(store.path or self._state_dir / "leases.sqlite"),
-                multi_attached=self._is_multi_attached,
-            )
-        if store.kind is StoreKind.EXTERNAL:
-            return ExternalStore(self._holder, store.cluster, self._state_dir, command=store.command, path=store.socket)
-        if store.kind is StoreKind.SANLOCK:
-            space = Space(store.cluster, store.device, store.host_id, int(store.io_timeout_s))
-            return SanlockStore(self._holder, space, self._state_dir)
-        self._access = EtcdAccess(store)
-        return EtcdStore(
-            SameCluster(self._access, self._state_dir, store.cluster),
-            store.cluster,
-            self._holder,
-            session=lambda: read_session(self._run_dir)[0],
-            ttl_s=store.ttl_s,
-            guarantee=lambda resources: self._promises.guarantee(resources),
-        )
-
-    def _board(self) -> Board:
-        if self._access is None:
-            return NoBoard()
-        cluster = self._settings.store.cluster
-        return EtcdBoard(SameCluster(self._access, self._state_dir, cluster), cluster, self._holder)
-
-    def _is_multi_attached(self, lun: str) -> bool:
-        """For the one-node store: does the hardware or a rule say that other nodes see this LUN?
-
-        It does not matter for what the cluster manager vouches for.
-        """
-        if vouched(lun):
-            return False
-        for device in self._devices.on_lun(lun):
-            known = self._devices.known[device.dev]
-            rule = self.policy.rule(known.guarding.rule) if known.guarding.rule else None
-            stated = rule.multi_attached if rule is not None else None
-            if stated or (stated is None and device.attached_by != "local"):
-                return True
-        return False
-
-    def _make_view(self) -> ClusterView:
-        if self._settings.cluster.view is ViewKind.NONE:
-            return NoCluster()
-        alone = self._settings.store.kind is StoreKind.SQLITE
-        return PacemakerView(
-            lambda path: locate(path, self._devices.resolve), lease_store=not alone, changed=self._quorum_changed
-        )
 
     def _quorum_changed(self, quorate: bool) -> None:
         log.warning("the cluster has %s quorum", "a" if quorate else "no")
@@ -238,11 +158,11 @@ class Service:
             self._leases.facts_of_node = {HOST: host}
         if not attached.adopted:
             tables.configure(enforce=0)
-        self._set_fstypes()
+        tell_fstypes(self.policy, self._tables)
         await asyncio.to_thread(self._devices.rescan)
         tables.introduce(0, os.getpid())
         await self._store.open()
-        self._view = self._make_view()
+        self._view = make_view(self._settings, lambda: self._devices, self._quorum_changed)
         consent = Consent(self._view, self._store, self._holder.node, self.recorder.notice)
         self._fences = Fences(self._settings.fencing, self._store, self._view, self._holder, self.recorder.notice)
         judge = Judge(
@@ -280,8 +200,7 @@ class Service:
         await self._point_at_anchor()
         self._events = EventStream(attached.maps["events"], self._reactions.handle)
         self._events.start()
-        self._uevents = UeventSocket()
-        asyncio.get_running_loop().add_reader(self._uevents.fileno(), self._on_uevents)
+        self._hotplug = Hotplug(self._devices, self._leases.partitions)
         self._reconciler = Reconciler(
             store=self._store,
             devices=self._devices,
@@ -292,7 +211,7 @@ class Service:
             notice=self.recorder.notice,
             session=(lambda: read_session(self._run_dir)[0]) if deadline else None,
             cache=self._state_dir / "seen.json",
-            board=self._board(),
+            board=make_board(self._settings, self._holder, self._access),
             consent=consent,
         )
         await self._reconciler.once()
@@ -437,35 +356,6 @@ class Service:
                     await self._upcall.start_anchor()
                     await self._point_at_anchor()
 
-    def _on_uevents(self) -> None:
-        try:
-            events = self._uevents.drain()
-        except OSError as error:
-            log.error("uevents: %s", error)
-            return
-        if self._uevents.take_rescan():
-            self._devices.reclassify()
-            return
-        for event in events:
-            if event.dev is None:
-                continue
-            if event.action == "remove":
-                self._devices.forget(event.dev)
-            elif event.media_or_table_changed:
-                known = self._devices.classify(event.dev)
-                if event.action == "add":  # the kernel has just read the table: of a new disk, or to make this part
-                    for dev in (event.dev, *known.device.below[:1]):
-                        self._leases.partitions.forget(dev)
-
-    def _set_fstypes(self) -> None:
-        wanted = kernel_fstypes(self.policy, nodev_types())
-        for name in self._tables.fstype_names() - set(wanted):
-            self._tables.fstype(name, None)
-        for name, handling in wanted.items():
-            self._tables.fstype(name, abi.FsHandling(int(handling)))
-        asked = any(int(handling) != abi.FsHandling.PASS for handling in wanted.values())
-        self._tables.configure(types_asked=int(asked))
-
     async def _reload(self, _request: Mapping[str, object]) -> dict[str, object]:
         self.reload()
         return {
@@ -481,7 +371,7 @@ class Service:
         if self._access is not None and fresh.kind is StoreKind.ETCD and self._access.change(fresh):
             log.info("etcd is reached by %s now", " ".join(fresh.endpoints))
         self.policy = policy
-        self._set_fstypes()
+        tell_fstypes(self.policy, self._tables)
         self._tables.configure(unknown_allow=int(self.policy.defaults.unknown is Implicit.ALLOW))
         self._devices.reclassify()
         self._reconciler.look_for_uses()
@@ -498,6 +388,3 @@ def _group(name: str) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         return None
-
-
-__all__ = ["Service", "load_policy"]

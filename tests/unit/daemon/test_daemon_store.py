@@ -8,14 +8,17 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from enforcer.cluster.pacemaker import PacemakerView
 from enforcer.cluster.view import NoCluster, Opinion, Stance
+from enforcer.daemon.backends import is_multi_attached, make_view
 from enforcer.daemon.service import Service
 from enforcer.model.lease import Claim, Granted
 from enforcer.model.resource import Device, DevNum, ResourceId
+from enforcer.policy.rules import Defaults, Policy
 from enforcer.settings import parse
 from enforcer.workflow.consent import vouching
 
@@ -68,28 +71,23 @@ def test_the_view_of_the_settings_knows_whether_a_store_for_several_nodes_stands
         run_dir = "{tmp_path}"
         policy_dirs = ["{tmp_path}"]
     """
-    view = Service(parse(text), pinned=False, audit_only=False)._make_view()
+    nowhere: Any = None
+    view = make_view(parse(text), nowhere, nowhere)
     assert isinstance(view, PacemakerView) and view._lease_store is lease_store
-    none = Service(parse(text.replace('"pacemaker"', '"none"')), pinned=False, audit_only=False)._make_view()
-    assert isinstance(none, NoCluster)
+    assert isinstance(make_view(parse(text.replace('"pacemaker"', '"none"')), nowhere, nowhere), NoCluster)
 
 
-def test_no_lease_of_a_multi_attached_lun_but_for_what_the_cluster_vouches_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_lease_of_a_multi_attached_lun_but_for_what_the_cluster_vouches_for() -> None:
     """With the store of one node."""
-    text = (
-        f'[node]\nname = "n"\n[paths]\nstate_dir = "{tmp_path}"\nrun_dir = "{tmp_path}"\npolicy_dirs = ["{tmp_path}"]'
-    )
-    service = Service(parse(text), pinned=False, audit_only=False)
     device = Device(DevNum(8, 0), "sda", (ResourceId("wwn-a"),), (), attached_by="fc")
     known = SimpleNamespace(device=device, guarding=SimpleNamespace(rule=""))
-    service._devices = SimpleNamespace(on_lun=lambda lun: [device], known={device.dev: known})  # type: ignore[assignment]
+    devices: Any = SimpleNamespace(on_lun=lambda lun: [device], known={device.dev: known})
+    policy = Policy(rules=(), defaults=Defaults(), generation=1)
     for stance in (Stance.NO_OBJECTION, Stance.OBJECTS):
         with vouching(Opinion(stance, ""), device):
-            assert service._is_multi_attached("wwn-a")
+            assert is_multi_attached("wwn-a", devices, policy)
     with vouching(Opinion(Stance.VOUCHES, ""), device):
-        assert not service._is_multi_attached("wwn-a") and service._is_multi_attached("wwn-b")
+        assert not is_multi_attached("wwn-a", devices, policy) and is_multi_attached("wwn-b", devices, policy)
 
 
 def test_a_sanlock_store_is_the_one_of_the_settings_and_its_disk_is_never_guarded(tmp_path: Path) -> None:
