@@ -19,6 +19,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -84,6 +85,43 @@ def is_kept(key: int) -> bool:
 def same_node(one: int, other: int) -> bool:
     """True if both are keys of one node, whatever the grant. An earlier boot of it writes no more."""
     return is_key(one) and (one | _KEPT) >> _TOKEN_BITS == (other | _KEPT) >> _TOKEN_BITS
+
+
+class Move(Enum):
+    """What a node that was granted a lease does next at the storage."""
+
+    NOTHING = "it is the holder"
+    RESERVE = "nobody is: take it"
+    PREEMPT = "take it from the holder whose key was read"
+    LOOK = "look once more"
+
+
+def key_for(lease: Lease, there: int | None) -> int:
+    """The key to register. ``there``: of the reservation in force, if any."""
+    return key_of(lease, kept=there is not None and _outlives(there, lease))
+
+
+def move(lease: Lease, mine: int, there: int | None, *, ours: bool, in_use: bool) -> Move | str:
+    """The next step of who has registered ``mine`` and then read ``there``, or why it must not be the holder.
+
+    ``ours``: what the store said of the lease *after* that read. ``in_use``: something other than who asks has it open.
+    """
+    if not ours:
+        return "the lease was taken over meanwhile"
+    if there == mine:
+        return Move.NOTHING
+    if there is None:
+        return Move.RESERVE
+    if not is_key(there):
+        return f"it is reserved under key {there:#x}, which is none of ours"
+    if in_use:
+        return "something here has used it since before it was taken over, and must end first"
+    return Move.PREEMPT if is_kept(mine) or not _outlives(there, lease) else Move.LOOK
+
+
+def _outlives(there: int, lease: Lease) -> bool:
+    """True if the reservation under a key must be kept once this lease has it: somebody was, or will be preempted."""
+    return is_kept(there) or not same_node(there, key_of(lease))
 
 
 def _iow(number: int, size: int) -> int:

@@ -43,8 +43,7 @@ from enforcer.model.errors import EnforcerError
 from enforcer.model.lease import Denied, Guarantee, Holder, Lease, Standing
 from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.storage import reservations
-from enforcer.storage.reservations import Port, is_kept, is_key, key_of, same_node
-from enforcer.storage.vetoes.reservation import Reservation
+from enforcer.storage.reservations import Move, Port, is_kept, key_for, key_of, move, same_node
 from enforcer.workflow.devices import Devices
 
 T = TypeVar("T")
@@ -151,24 +150,21 @@ class Reservations:
     async def _round(self, dev: DevNum, lease: Lease, counted: int) -> str | None:
         """One look and one step. "" if this node is the holder, a reason if it must not be, None to go on."""
         before = await asyncio.to_thread(self._at, dev, _holder)
-        mine = key_of(lease, kept=before is not None and _outlives(before.key, lease))
+        mine = key_for(lease, before)
         await asyncio.to_thread(self._at, dev, lambda port: port.register(mine))
         there = await asyncio.to_thread(self._at, dev, _holder)
         # asked after the look, see above; a key that stays registered by one who is told no lets nobody write
-        trouble = "" if await self._ours(lease) else "the lease was taken over meanwhile"
-        if not trouble and there is not None and not is_key(there.key):
-            trouble = f"it is reserved under key {there.key:#x}, which is none of ours"
-        if not trouble and there is not None and there.key != mine and self._in_use(lease.resource.lun, counted):
-            trouble = "something here has used it since before it was taken over, and must end first"
-        if trouble or (there is not None and there.key == mine):
-            return trouble
-        if there is None:
+        ours = await self._ours(lease)
+        following = move(lease, mine, there, ours=ours, in_use=self._in_use(lease.resource.lun, counted))
+        if isinstance(following, str):
+            return following
+        if following is Move.RESERVE:
             await asyncio.to_thread(self._at, dev, lambda port: port.reserve(mine))
-        elif (is_kept(mine) or not _outlives(there.key, lease)) and await asyncio.to_thread(
-            self._at, dev, lambda port: port.preempt(mine, there.key)
-        ):
-            log.warning("%s: the reservation under key %#x was preempted", lease.resource, there.key)
-        return None
+        elif following is Move.PREEMPT and there is not None:
+            victim = there
+            if await asyncio.to_thread(self._at, dev, lambda port: port.preempt(mine, victim)):
+                log.warning("%s: the reservation under key %#x was preempted", lease.resource, victim)
+        return "" if following is Move.NOTHING else None
 
     async def _ours(self, lease: Lease) -> bool:
         """What the store says now, by a linearizable read. Raises StoreUnavailable."""
@@ -191,8 +187,10 @@ class Reservations:
             return what(port)
 
 
-def _holder(port: Port) -> Reservation | None:
-    return port.holder()
+def _holder(port: Port) -> int | None:
+    """The key of the reservation in force."""
+    found = port.holder()
+    return found.key if found is not None else None
 
 
 def _leave(port: Port, like: int) -> None:
@@ -200,8 +198,3 @@ def _leave(port: Port, like: int) -> None:
     for key in port.registered():
         if same_node(key, like) and not is_kept(key):
             port.unregister(key)  # of another initiator than this one, the storage ends none
-
-
-def _outlives(there: int, lease: Lease) -> bool:
-    """True if the reservation under a key must be kept once this lease has it: somebody was, or will be preempted."""
-    return is_kept(there) or not same_node(there, key_of(lease))
