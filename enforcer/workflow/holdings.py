@@ -4,11 +4,11 @@ be done comes out. Nothing else changes the state of a lease, so what the model 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from enforcer.model.lease import Denied, Granted, Lease, Standing
 from enforcer.model.lifecycle import Action, Event, Phase, State, step
-from enforcer.model.resource import ResourceId
+from enforcer.model.resource import Mode, ResourceId
 from enforcer.workflow.devices import Hold
 
 
@@ -49,10 +49,22 @@ class Holdings(dict[ResourceId, Held]):
         if life.phase is Phase.FREE:
             self.pop(resource, None)
         elif held is not None:
-            held.life, held.lease = life, lease or held.lease
+            held.life = life
+            if lease is not None:
+                fresh = Action.FRESHEN in actions
+                held.lease = replace(lease, mode=mode_known(held.lease.mode, lease.mode, fresh=fresh))
         elif lease is not None:
             self[resource] = Held(lease, life)
         return actions
+
+
+def mode_known(before: Mode, stored: Mode, *, fresh: bool) -> Mode:
+    """What a lease that is held here covers, now that the store has it in this mode.
+
+    What was shared stays so until its cached blocks go (``fresh``), because other nodes have written. A write to the
+    store that was carried out late, or too late for who asked, drops none.
+    """
+    return before if before is Mode.CW and not fresh else stored
 
 
 def forgetful(outcome: Granted) -> Denied:

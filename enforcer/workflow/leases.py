@@ -126,9 +126,8 @@ class Leases:
                 before = self._held.get(lease.resource)
                 alone = not late and self._sharing.converts(lease.resource, want)  # others wrote, and who asks waits
                 idle = before is None or alone or self._idle(lease.resource, before)
-                actions.update(
-                    self._held.happened(lease.resource, lifecycle.Granted(lease.token, outcome.fresh, idle), lease)
-                )
+                event = lifecycle.Granted(lease.token, outcome.fresh or alone, idle)
+                actions.update(self._held.happened(lease.resource, event, lease))
             denied = forgetful(outcome) if Action.REFUSE in actions else late
             if denied:
                 self._publish()

@@ -13,65 +13,10 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
 
-from enforcer.model.lease import Guarantee
-from enforcer.model.resource import ResourceId
 from tools.model.events import BREAKS
+from tools.model.plans import PLANS, broken
 from tools.model.search import Explored, explore
-from tools.model.state import Scenario, World, free, held
-
-WHOLE, PART = ResourceId("wwn-a"), ResourceId("wwn-a", ("p1",))
-STEADY = frozenset({1})
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One search: to ``depth`` for ``make model``, to ``quick`` in the unit tests."""
-
-    scenario: Scenario
-    depth: int
-    quick: int
-
-
-def _plan(
-    name: str,
-    start: World,
-    depth: int,
-    quick: int,
-    *,
-    guarantee: Guarantee = Guarantee.NONE,
-    wants: tuple[ResourceId, ResourceId] = (WHOLE, PART),
-    steady: frozenset[int] = frozenset(),
-) -> Plan:
-    return Plan(Scenario(name, start, guarantee, wants, steady), depth, quick)
-
-
-PLANS = (
-    _plan("nothing held, both nodes ask", free(1), 10, 6),
-    _plan("node-1 has it mounted", held(1), 11, 7),
-    _plan("node-1 has it mounted and promises a cut", held(1), 11, 7, guarantee=Guarantee.CUT),
-    _plan("both want the same part", held(1), 9, 6, wants=(PART, PART)),
-    _plan("node-1 fails, node-2 does not", held(1), 15, 9, steady=STEADY),
-    _plan("node-1 promises a cut and fails, node-2 does not", held(1), 14, 9, guarantee=Guarantee.CUT, steady=STEADY),
-    _plan("node-1 promises a cut, late messages only", held(0), 18, 12, guarantee=Guarantee.CUT, steady=STEADY),
-)
-# Where each assumption is needed, and by how many events that shows at the latest.
-BROKEN = {
-    "guard-not-attached": ("node-1 has it mounted", 2),
-    "release-at-fentry": ("node-1 has it mounted", 7),
-    "stale-token": ("node-1 fails, node-2 does not", 12),
-    "hypervisor-pauses": ("node-1 promises a cut and fails, node-2 does not", 10),
-    "session-ended-early": ("node-1 promises a cut and fails, node-2 does not", 7),
-    "cut-fails": ("node-1 promises a cut and fails, node-2 does not", 9),
-}
-
-
-def broken(name: str) -> Plan:
-    """The search that shows what goes wrong if this assumption does not hold."""
-    where, depth = BROKEN[name]
-    scenario = next(plan.scenario for plan in PLANS if plan.scenario.name == where)
-    return Plan(replace(scenario, breaks=frozenset({name})), depth, depth)
 
 
 def timeline(seen: Explored) -> str:

@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tools.model.events import Violation, calm, check, settled, successors
-from tools.model.state import Scenario, World, canonical, phase
+from tools.model.events import calm, check, settled, successors
+from tools.model.state import Scenario, Violation, World, canonical, phase
 
 PATIENCE = 60  # events within which everybody who waits has his answer, once nothing goes wrong any more
 
@@ -50,7 +50,7 @@ def explore(scenario: Scenario, depth: int) -> Explored:
                     after = canonical(after)
                     if after in came:
                         continue
-                    check(after)
+                    check(after, scenario)
                     came[after] = (world, label)
                     following.append(after)
                 label = "(from here on every message arrives, and nothing fails)"
@@ -81,7 +81,7 @@ def _ends(world: World, scenario: Scenario, calms: set[World], labels: list[str]
             raise Violation("somebody waits for ever")
         labels.append(following[0])
         world = canonical(following[1])
-        check(world)
+        check(world, scenario)
     calms.update(way)
 
 

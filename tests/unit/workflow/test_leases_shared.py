@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lab_court import Court, mount, question, refuses
-from lab_node import SECOND, B, Node, run
+from lab_node import ME, SECOND, B, Node, run
 
 from enforcer.cluster.stacks import StackState
 from enforcer.kernel import abi
@@ -115,6 +115,43 @@ def test_what_is_shared_and_not_used_here_becomes_exclusive_with_fresh_caches(no
         assert isinstance(granted, Granted) and granted.token > first.token
         assert modes(node) == {Mode.EX} and GuardFlag.CLUSTER not in flags(node)
         assert SECOND in [dev for dev, _ in node.dropped], "other nodes wrote while it was shared"
+
+    run(all_of_it())
+
+
+async def used_alone_it_is_fresh(node: Node) -> None:
+    """After what came late: the table says shared still, and the next exclusive use drops what is cached."""
+    assert modes(node) == {Mode.CW} and GuardFlag.CLUSTER in flags(node)
+    node.count(SECOND, uses=0)
+    node.leases.permit_over(3)
+    node.dropped.clear()
+    assert isinstance(await ask(node, EXCLUSIVE, 4), Granted)
+    assert modes(node) == {Mode.EX} and GuardFlag.CLUSTER not in flags(node)
+    assert SECOND in [dev for dev, _ in node.dropped], "other nodes wrote while it was shared"
+
+
+def test_an_exclusive_grant_too_late_for_who_asked_leaves_no_old_blocks(node: Node) -> None:
+    async def begins(call: str) -> None:
+        if call == "acquire done":
+            node.store.during = None
+            assert isinstance(await ask(node, SHARED, 3), Granted)
+
+    async def all_of_it() -> None:
+        await mounted(node)
+        node.count(SECOND, uses=1)
+        node.store.during = begins
+        assert isinstance(await ask(node, ASKER, 2), Denied)
+        await used_alone_it_is_fresh(node)
+
+    run(all_of_it())
+
+
+def test_an_exclusive_grant_that_nobody_waited_for_leaves_no_old_blocks(node: Node) -> None:
+    async def all_of_it() -> None:
+        await mounted(node)
+        node.store.hold(B, ME, Mode.EX)
+        await node.leases.refresh()
+        await used_alone_it_is_fresh(node)
 
     run(all_of_it())
 
