@@ -18,7 +18,7 @@ SERIES := 6.12 6.18 newest
 run: root packages-lab ready ## Watch mounts on this machine, or, where its kernel cannot, in virtual machines
 	@exec $(VENV)/bin/python -m tools.run
 
-test: root packages-lab ready ## Lint, unit tests, virtual machines with each kernel series, real clusters, chaos
+test: root packages-lab ready ## Lint, unit tests, virtual machines with each kernel series, real clusters, chaos, the model
 	@exec $(VENV)/bin/python -m tools.test
 
 lint: packages-build ready ## ruff, mypy, clang -Werror

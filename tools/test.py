@@ -59,6 +59,11 @@ def lint(terminal: Terminal, _more: Sequence[str]) -> Counts:
     return (0, 1, 0) if failed else (1, 0, 0)
 
 
+def model(terminal: Terminal, _more: Sequence[str]) -> Counts:
+    """The suite is one test: nothing found with all assumptions, and something without each. One CPU is enough."""
+    return (0, 1, 0) if terminal.run(["-m", "tools.model", "--jobs", "1"]) else (1, 0, 0)
+
+
 def counted(report: bytes) -> Counts:
     """Those of a JUnit report; an error in a fixture is a failure."""
     passed = failed = skipped = 0
@@ -111,6 +116,7 @@ SIDE_BY_SIDE: dict[str, Suite] = {
     "chaos": pytest("tests/chaos"),
     **{f"vm-{series}": in_machines(series) for series in OTHERS},
     "cluster": pytest("tests/cluster"),
+    "model": model,
     "sanlock": pytest("tests/unit/cluster", "-m", "sanlock", "-n", WORKERS, "--dist", "worksteal"),
 }
 SUITES: dict[str, Suite] = ALONE | SIDE_BY_SIDE

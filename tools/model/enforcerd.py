@@ -31,6 +31,7 @@ from enforcer.model.lifecycle import (
     step,
 )
 from enforcer.model.resource import Mode
+from enforcer.workflow.holdings import mode_known
 from enforcer.workflow.sharing import covers
 from tools.model import reserve
 from tools.model.machines import Next, stop_ns
@@ -96,6 +97,10 @@ def _published(node: Node) -> Node:
     closing = life.phase in (Phase.CLOSING, Phase.TAKEN_OVER)
     entry = Entry.FREE if life.stale else Entry.LIVE if life.live else Entry.CLOSING if closing else Entry.FREE
     return node._replace(entry=entry, shared=entry is Entry.LIVE and node.mode is Mode.CW)
+
+
+def _held(node: Node) -> bool:
+    return node.life.phase not in (Phase.FREE, Phase.ACQUIRING)
 
 
 def _idle(node: Node, scenario: Scenario) -> bool:
@@ -166,10 +171,15 @@ def _answered(world: World, n: int, scenario: Scenario) -> World:
         return world.having(n, _step(node, NotGranted())[0])
     if kind == "delete":
         return world.having(n, _step(node, Released())[0])
-    shared = node.mode is Mode.CW and asked is Mode.EX and node.life.phase not in (Phase.FREE, Phase.ACQUIRING)
+    shared = node.mode is Mode.CW and asked is Mode.EX and _held(node)
     late = shared and not _idle(node, scenario)
-    idle = _idle(node, scenario) or (shared and not late)
-    node, actions = _step(node._replace(mode=mode), Granted(token, fresh, idle))
+    alone = shared and not late
+    idle = _idle(node, scenario) or alone
+    life, actions = _step_of(node.life, Granted(token, fresh or alone, idle))
+    stale = Action.FRESHEN in actions
+    known = mode_known(node.mode, mode, fresh=stale) if _held(node) else mode
+    node = node._replace(life=life, mode=known)
+    node = node if stale else _published(node)
     if Action.REFUSE in actions:
         return world.having(n, node)
     node = node._replace(sure=token, told=token)
@@ -242,7 +252,9 @@ def _reconcile(world: World, n: int, scenario: Scenario) -> Iterator[Next]:
         return
     mine = record if record is not None and record.boot == node.boot else None
     if (mine.token if mine else 0) != node.life.token:
-        after = noted(node, world, n)._replace(mode=mine.mode if mine else node.mode)
+        after = noted(node, world, n)
+        if mine is not None:
+            after = after._replace(mode=mode_known(node.mode, mine.mode, fresh=False) if _held(node) else mine.mode)
         after = _step(after, Stored(mine.token if mine else None))[0]
     else:
         after = _published(node)

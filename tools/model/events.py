@@ -59,13 +59,18 @@ def check(world: World, scenario: Scenario) -> None:
         mine = [g for g in world.disk.granted if (g.node, g.boot) == (n, node.boot)]
         if not mine and not node.paused:
             raise Violation(f"{NAMES[n]} writes after a higher token went to {_whose(world.disk.granted)}")
-        if not scenario.reserving:  # there the storage keeps apart whom the store has parted already
-            _check_record(world, n, node, world.store.records[n])
+        record = world.store.records[n]
+        # where the storage parts them, a use may outlast its record: it ends for the disk when the successor's begins
+        if not scenario.reserving and (record is None or record.boot != node.boot):
+            raise Violation(f"{NAMES[n]} uses the device, and the store has no lease of it")
+    if not scenario.reserving:
+        for n, record in enumerate(world.store.records):
+            if record is not None and world.nodes[n].on and world.nodes[n].use > 1:
+                _check_modes(world, n, record)
 
 
-def _check_record(world: World, n: int, node: Node, record: Record | None) -> None:
-    if record is None or record.boot != node.boot:
-        raise Violation(f"{NAMES[n]} uses the device, and the store has no lease of it")
+def _check_modes(world: World, n: int, record: Record) -> None:
+    node = world.nodes[n]
     if not covers(record.mode, node.using):
         raise Violation(f"{NAMES[n]} uses the device in {node.using}, and its lease is {record.mode}")
     other = world.nodes[1 - n]

@@ -28,7 +28,7 @@ def following(world: World, n: int, scenario: Scenario) -> tuple[str, World, boo
             after = node._replace(doing="register", mine=Key(n, node.life.token, kept))
             return "reads whose the reservation is", world.having(n, after), None
         case "register":
-            keys = (node.mine, disk.keys[1]) if n == 0 else (disk.keys[0], node.mine)
+            keys = tuple(node.mine if i == n else key for i, key in enumerate(disk.keys))
             after = node._replace(doing="read again")
             return "registers its key", world.having(n, after)._replace(disk=disk._replace(keys=keys)), None
         case "read again":

@@ -12,15 +12,16 @@ import pytest
 
 from tools.model import __main__ as model
 from tools.model.events import BREAKS
+from tools.model.plans import PLANS, Plan, broken
 from tools.model.search import explore as explored
 from tools.model.state import canonical, free, held
 
 explore = cache(explored)
-NAMES = [plan.scenario.name for plan in model.PLANS]
+NAMES = [plan.scenario.name for plan in PLANS]
 
 
-@pytest.mark.parametrize("plan", model.PLANS, ids=NAMES)
-def test_nobody_writes_after_another_was_granted_and_everybody_is_answered(plan: model.Plan) -> None:
+@pytest.mark.parametrize("plan", PLANS, ids=NAMES)
+def test_nobody_writes_after_another_was_granted_and_everybody_is_answered(plan: Plan) -> None:
     seen = explore(plan.scenario, plan.quick)
     assert seen.found is None, f"\n{model.timeline(seen)}"
     assert seen.states > 1000, "a search that sees little proves little"
@@ -29,12 +30,12 @@ def test_nobody_writes_after_another_was_granted_and_everybody_is_answered(plan:
 @pytest.mark.parametrize("name", BREAKS)
 def test_every_assumption_is_needed(name: str) -> None:
     """What the model takes for granted of kernel, store and machine: without it there is a history that goes wrong."""
-    plan = model.broken(name)
+    plan = broken(name)
     assert explore(plan.scenario, plan.depth).found is not None
 
 
 def test_the_searches_meet_every_phase_of_a_lease() -> None:
-    seen = {name for plan in model.PLANS[1:] for name in explore(plan.scenario, plan.quick).phases}
+    seen = {name for plan in PLANS[1:] for name in explore(plan.scenario, plan.quick).phases}
     wanted = {"acquiring", "live", "closing", "expiring", "lost", "stranded", "taken over"}
     assert seen >= wanted
 
