@@ -23,8 +23,9 @@ so. Nodes that use no reservations are refused there until somebody who knows th
 a node on which something still uses the LUN does not take it back: what that has in memory is older.
 
 Otherwise it is given up after the devices were found unused and written back, and *before* the store is told: so the
-storage refuses nobody what the store calls free. If the store is not reached then, nothing is lost: only a new grant
-leads back to a use, and that one reserves anew.
+storage refuses nobody what the store calls free. What there is to give up is asked of the storage, because the record
+may have come to promise less since. If the store is not reached then, nothing is lost: only a new grant leads back to a
+use, and that one reserves anew.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ NAME_MUTANTS = (
         "keeper-grows",
         "The keeper stays below 30 MB.",
         "enforcer/keeper/main.py",
-        "        _stay_small(chosen.store.endpoints)\n",
+        "    _stay_small(chosen.store.endpoints)\n",
         "",
         f"{FIGURES}::test_the_processes_stay_small",
     ),
