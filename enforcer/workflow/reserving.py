@@ -113,7 +113,7 @@ class Reservations:
         for disk in self._disks(lease.resource.lun):
             try:
                 async with asyncio.timeout(MOVE_S):
-                    await asyncio.to_thread(self._at, disk.dev, lambda port: _leave(port, key_of(lease)))
+                    await self._leave(disk.dev, key_of(lease))
             except OSError as error:
                 if error.errno in _GONE:
                     continue
@@ -121,6 +121,16 @@ class Reservations:
                     raise
                 why = str(error) or "no answer"
                 log.warning("%s: whether this node has reserved %s is not known: %s", lease.resource, disk.name, why)
+
+    async def _leave(self, dev: DevNum, like: int) -> None:
+        """End every registration of the node that made the key ``like``, under whichever grant, unless it is kept.
+
+        Each is named in a call of its own: a thread that hangs, and comes back when nobody waits for it any more, ends
+        nothing that was registered since. Of another initiator than this one the storage ends none.
+        """
+        for key in await asyncio.to_thread(self._at, dev, _registered):
+            if same_node(key, like) and not is_kept(key):
+                await asyncio.to_thread(self._at, dev, lambda port, key=key: port.unregister(key))
 
     async def _cannot(self, lun: str) -> str:
         disks = self._disks(lun)
@@ -194,8 +204,5 @@ def _holder(port: Port) -> int | None:
     return found.key if found is not None else None
 
 
-def _leave(port: Port, like: int) -> None:
-    """End every registration of the node that made the key ``like``, under whichever grant, unless it is kept."""
-    for key in port.registered():
-        if same_node(key, like) and not is_kept(key):
-            port.unregister(key)  # of another initiator than this one, the storage ends none
+def _registered(port: Port) -> tuple[int, ...]:
+    return port.registered()

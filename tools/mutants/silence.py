@@ -90,6 +90,17 @@ MUTANTS = (
         RESERVING + "test_nothing_stays_behind_of_a_lease_whose_record_promises_it_no_more",
     ),
     Mutant(
+        "reserve-late-look",
+        "A look at the keys that hangs, and comes back late, ends no registration that was made since.",
+        "enforcer/workflow/reserving.py",
+        "        for key in await asyncio.to_thread(self._at, dev, _registered):\n"
+        "            if same_node(key, like) and not is_kept(key):\n"
+        "                await asyncio.to_thread(self._at, dev, lambda port, key=key: port.unregister(key))\n",
+        "        ends = lambda port: [port.unregister(k) for k in _registered(port) if same_node(k, like)]\n"
+        "        await asyncio.to_thread(self._at, dev, ends)\n",
+        RESERVING + "test_a_look_that_comes_back_late_ends_nothing_that_was_registered_since",
+    ),
+    Mutant(
         "reserve-keeps-all",
         "A storage that does not end one reservation keeps no other lease when the daemon ends.",
         "enforcer/workflow/leases.py",

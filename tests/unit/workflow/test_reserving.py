@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,12 @@ LUN = ResourceId("wwn-a")
 DISK = Device(DevNum(8, 0), "sda", (LUN,), ("wwn-a",))
 
 
+def set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Storage:
     """One LUN, as SPC-4 has it for Write Exclusive."""
@@ -37,6 +44,8 @@ class Storage:
     type: int = WRITE_EXCLUSIVE
     written: list[int] = field(default_factory=list)  # tokens of the writes that were taken
     fails: bool = False
+    hangs: threading.Event = field(default_factory=set_event)
+    came_back: threading.Event = field(default_factory=threading.Event)
 
     def write(self, node: str, token: int) -> bool:
         taken = self.holder in ("", node)
@@ -55,7 +64,10 @@ class Port:
     def registered(self) -> tuple[int, ...]:
         if self.storage.fails:
             raise OSError(errno.EIO, "no answer")
-        return tuple(self.storage.keys.values())
+        self.storage.hangs.wait(5)
+        found = tuple(self.storage.keys.values())
+        self.storage.came_back.set()
+        return found
 
     def register(self, key: int) -> None:
         self.storage.keys[self.me] = key
@@ -268,6 +280,25 @@ def test_a_storage_that_does_not_answer_keeps_the_lease_only_where_the_reservati
         await node.give_up(replace(lease, guarantee=Guarantee.NONE))
         with pytest.raises(OSError, match="no answer"):
             await node.give_up(lease)
+
+    played(story)
+
+
+def test_a_look_that_comes_back_late_ends_nothing_that_was_registered_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread hangs in the storage; the lease goes without it, and comes back."""
+    monkeypatch.setattr(reserving, "MOVE_S", 0.1)
+
+    async def story(world: World) -> None:
+        node, lease = world.node("node-1"), world.grant("node-1")
+        assert await node.take([lease]) is None
+        world.storage.hangs = threading.Event()
+        await node.give_up(replace(lease, guarantee=Guarantee.NONE))
+        again = world.grant("node-1")
+        Port(world.storage, "node-1").register(key_of(again))
+        world.storage.hangs.set()
+        await asyncio.to_thread(world.storage.came_back.wait, 5)
+        await asyncio.sleep(0.05)
+        assert world.storage.keys == {"node-1": key_of(again)} and world.storage.holder == "node-1"
 
     played(story)
 
