@@ -29,29 +29,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from tools import bpf
-from tools.mutants import (
-    build,
-    chaos,
-    cut,
-    external,
-    fencing,
-    model,
-    modes,
-    pacemaker,
-    sanlock,
-    silence,
-    story,
-    stress,
-    vetoes,
-    who,
-)
+from tools.mutants import build, chaos, conform, cut, external, fencing, model, modes, pacemaker, sanlock, silence, story, stress, vetoes, who
 from tools.mutants.row import Mutant, Suite
 
-TABLES = (story, build, stress, model, chaos, cut, external, fencing, modes, pacemaker, sanlock, silence, vetoes, who)
+TABLES = (story, build, stress, model, chaos, conform, cut, external, fencing, modes, pacemaker, sanlock, silence, vetoes, who)
 MUTANTS = tuple(mutant for table in TABLES for mutant in table.MUTANTS)
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = Path("/var/tmp")  # the guests have a /tmp of their own
-LIMIT_S = {Suite.LINT: 300.0, Suite.UNIT: 300.0, Suite.VM: 1200.0, Suite.CHAOS: 1200.0}
+LIMIT_S = {Suite.LINT: 300.0, Suite.UNIT: 300.0, Suite.VM: 1200.0, Suite.CHAOS: 1200.0, Suite.CLUSTER: 600.0}
 # How pytest begins the message of an exception by which a test says that a claim does not hold.
 SAID = ("assert ", "AssertionError", "Failed: DID NOT RAISE", "tools.lab.story.NotAsTold", "tools.lab.cluster.NotFree")
 
@@ -254,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: python -m tools.mutants unit guard-passes",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="mutants, or lint, unit, vm, chaos; all of them if none"
+        "names", nargs="*", metavar="NAME", help="mutants, or lint, unit, vm, chaos, cluster; all of them if none"
     )
     parser.add_argument("--list", action="store_true", help="show them and run nothing")
     parser.add_argument("--control", action="store_true", help="break nothing: the tests of each mutant must pass")

@@ -12,6 +12,7 @@ class Suite(StrEnum):
     UNIT = "unit"
     VM = "vm"
     CHAOS = "chaos"
+    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Mutant:
     @property
     def suite(self) -> Suite:
         """Where its test lives."""
-        for suite in (Suite.UNIT, Suite.VM, Suite.CHAOS):
+        for suite in (Suite.UNIT, Suite.VM, Suite.CHAOS, Suite.CLUSTER):
             if self.test.startswith(f"tests/{suite}/"):
                 return suite
         return Suite.LINT

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lab_cluster import Cluster, EtcdServer, serve
+from lab_engines import Engine, Etcd, EtcdMembers, External, Sanlock, Sqlite
 from lab_sanlock import Disk, SanlockHosts
 from lab_tls import Secured, secured
 
@@ -82,6 +83,22 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
 
 
 @pytest.fixture
+def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """What is behind a fresh store of the kind that the test names, for faults in it."""
+    if request.param == "sqlite":
+        return Sqlite(Cluster("sqlite", tmp_path / "leases.db"))
+    if request.param == "external":
+        return External(Cluster("external", tmp_path))
+    if request.param == "sanlock":
+        disk = Disk(request.getfixturevalue("sanlock_hosts"), tmp_path)
+        return Sanlock(Cluster("sanlock", tmp_path, disk=disk), monkeypatch)
+    if request.param == "etcd-members":
+        return EtcdMembers(Cluster("etcd", ""), request.getfixturevalue("members"))
+    server = request.getfixturevalue("etcd")
+    return Etcd(Cluster("etcd", server.url), server)
+
+
+@pytest.fixture
 def etcd_cluster(etcd: EtcdServer) -> Cluster:
     """A fresh etcd store."""
     return Cluster("etcd", etcd.url)
@@ -92,6 +109,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         called = getattr(item, "callspec", None)
         if "sanlock_hosts" in getattr(item, "fixturenames", ()) or (
-            called and called.params.get("cluster") == "sanlock"
+            called and "sanlock" in (called.params.get("cluster"), called.params.get("engine"))
         ):
             item.add_marker("sanlock")

@@ -7,7 +7,7 @@ import asyncio
 import time
 
 import pytest
-from lab_cluster import Cluster, EtcdServer, Node, Proxy, play, until
+from lab_cluster import Cluster, EtcdServer, Proxy, play
 
 from enforcer.cluster import etcd_store
 from enforcer.cluster.etcd_api import Etcd, if_unwritten_since, put
@@ -21,36 +21,17 @@ def writes(request: bytes) -> bool:
     return b"request_put" in request
 
 
-async def one_is_gone(node: Node) -> bool:
-    return (await node.store.leases())[0].liveness is not Liveness.LIVE
-
-
 def deletes(request: bytes) -> bool:
     return b"request_delete_range" in request
 
 
-def test_a_node_whose_session_expired_is_stranded_and_in_the_way_for_ever(etcd_cluster: Cluster) -> None:
+def test_without_a_session_not_even_what_is_ours_is_permitted(etcd_cluster: Cluster) -> None:
     async def scenario(c: Cluster) -> None:
-        two = await c.boot("node-2")
-        c.ttl_s = 1
         one = await c.boot("node-1")
-        granted = await one.must_take("a")
-        live = await two.take("a")
-        assert isinstance(live, Denied)
-        assert live.reason == f"in use on node-1 since {granted.leases[0].since}"
-        assert not live.remedy
-        await until(lambda: one_is_gone(two))  # nobody renews: etcd ends it
-        gone = await two.take("a")
-        assert isinstance(gone, Denied)
-        assert (gone.standing, gone.blocking[0].liveness) == (Standing.ELSEWHERE, Liveness.STRANDED)
-        assert gone.reason == "stranded: node-1 (boot id boot-of-node-1) is gone but not proven silent"
-        assert gone.remedy == "enforcer fence confirm node-1 --boot-id boot-of-node-1"
-        assert [(r.holder.node, r.live) for r in await two.store.nodes()] == [
-            ("node-1", False),
-            ("node-2", True),
-        ]
+        await one.must_take("a")
+        await Etcd(EtcdClient([str(c.where)])).lease_revoke(one.lease_id, budget_s=1)
         late = await one.take("a")
-        assert isinstance(late, Denied), "without a session not even what is ours is permitted"
+        assert isinstance(late, Denied)
         assert late.standing is Standing.UNKNOWN
 
     play(etcd_cluster, scenario)
@@ -91,28 +72,22 @@ def test_a_live_node_is_confirmed_fenced_only_by_force_and_then_loses_its_sessio
     play(etcd_cluster, scenario)
 
 
-def test_a_hung_server_denies_within_the_budget(etcd_cluster: Cluster, etcd: EtcdServer) -> None:
+def test_a_renewal_that_a_hung_server_does_not_answer_moves_no_deadline(
+    etcd_cluster: Cluster, etcd: EtcdServer
+) -> None:
     async def scenario(c: Cluster) -> None:
         node = await c.boot("node-1")
-        await node.must_take("a")
+        assert node.session is not None
         etcd.stop()
         try:
-            for name in ("a", "b"):  # held or free makes no difference
-                begun = time.monotonic()
-                answer = await node.take(name, budget_s=1.0)
-                assert time.monotonic() - begun < 1.3
-                assert isinstance(answer, Denied)
-                assert answer.standing is Standing.UNKNOWN
-                assert "did not answer" in answer.reason
-            assert node.session is not None
             deadline = node.session.deadline_ns
             with pytest.raises(StoreUnavailable):
                 await node.session.renew(budget_s=0.5)
-            assert node.session.deadline_ns == deadline, "what failed moves no deadline"
+            assert node.session.deadline_ns == deadline
         finally:
             etcd.go_on()
-        await node.must_take("a")
         await node.session.renew()
+        assert node.session.deadline_ns > deadline
 
     play(etcd_cluster, scenario)
 
