@@ -29,10 +29,42 @@ from enum import StrEnum
 from pathlib import Path
 
 from tools import bpf
-from tools.mutants import build, chaos, conform, cut, external, fencing, model, modes, pacemaker, sanlock, silence, story, stress, vetoes, who
+from tools.mutants import (
+    build,
+    chaos,
+    conform,
+    cut,
+    external,
+    fencing,
+    model,
+    modes,
+    pacemaker,
+    sanlock,
+    silence,
+    story,
+    stress,
+    vetoes,
+    who,
+)
 from tools.mutants.row import Mutant, Suite
 
-TABLES = (story, build, stress, model, chaos, conform, cut, external, fencing, modes, pacemaker, sanlock, silence, vetoes, who)
+TABLES = (
+    story,
+    build,
+    stress,
+    model,
+    chaos,
+    conform,
+    cut,
+    external,
+    fencing,
+    modes,
+    pacemaker,
+    sanlock,
+    silence,
+    vetoes,
+    who,
+)
 MUTANTS = tuple(mutant for table in TABLES for mutant in table.MUTANTS)
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = Path("/var/tmp")  # the guests have a /tmp of their own
