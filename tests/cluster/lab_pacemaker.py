@@ -388,7 +388,7 @@ class Lab:
             wait_for(f"{node.name} sees all votes", lambda node=node: self._votes(node) == self.count)
         for node in nodes:
             node.pacemaker()
-        wait_for("all nodes online", lambda: self._whole(nodes[0]))
+        wait_for("all nodes online", lambda: self.whole(nodes[0]))
         wait_for("the resource is started", self.active)
 
     def _votes(self, node: Node) -> int:
@@ -402,7 +402,8 @@ class Lab:
             return None
         return ElementTree.fromstring(done.stdout)
 
-    def _whole(self, node: Node) -> bool:
+    def whole(self, node: Node) -> bool:
+        """True if all nodes are members, as one of them sees it."""
         root = self.mon(node)
         found = [] if root is None else root.findall("nodes/node")
         return len(found) == self.count and all(

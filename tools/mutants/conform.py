@@ -10,6 +10,8 @@ AWAY = f"{FAULTS}::test_while_the_server_is_away_nothing_is_free_and_after_it_no
 LATE = f"{FAULTS}::test_an_answer_that_comes_too_late_denies_and_what_it_granted_stays_with_nobody_unknown"
 CLEARED = f"{FAULTS}::test_clearing_up_in_the_middle_of_use_costs_no_lease_no_token_and_no_answer"
 SILENT = f"{FAULTS}::test_who_renews_stays_and_who_falls_silent_is_stranded_until_it_is_fenced"
+VIEWS = "tests/cluster/test_conformance_of_views.py"
+FAULT = f"{VIEWS}::test_a_fault_is_objected_to_as_long_as_it_lasts_and_its_end_is_heard"
 ETCD, SQLITE = "enforcer/cluster/etcd_store.py", "enforcer/cluster/sqlite_store.py"
 SAID = "            return Denied(Standing.UNKNOWN, str(error), remedy=error.hint)\n"
 
@@ -135,5 +137,41 @@ MUTANTS = (
         'in ("fenced", "rebooted", "stranded")',
         SILENT,
         (f"{SILENT}[external]",),
+    ),
+    Mutant(
+        "view-without-quorum",
+        "A real cluster that has lost its quorum objects.",
+        "enforcer/cluster/pacemaker_rules.py",
+        "    if not picture.votes.quorate or not picture.state.with_quorum:\n",
+        "    if picture.votes.total == 0:\n",
+        FAULT,
+        (f"{FAULT}[pacemaker-no-quorum]",),
+    ),
+    Mutant(
+        "view-of-the-unclean",
+        "A real node that is unclean and not fenced yet is objected to.",
+        "enforcer/cluster/pacemaker_rules.py",
+        "    lost = {m.name for m in state.members if m.unclean or (not m.online and m.expected_up)}\n",
+        "    lost = set[str]()\n",
+        FAULT,
+        (f"{FAULT}[pacemaker-a-node-is-unclean]",),
+    ),
+    Mutant(
+        "view-looks-once",
+        "A view that is asked again looks again.",
+        "enforcer/cluster/pacemaker.py",
+        "        self._running, self._next = self._next, None  #",
+        "        self._running = self._next  #",
+        FAULT,
+        (f"{FAULT}[pacemaker-no-quorum]",),
+    ),
+    Mutant(
+        "view-waits-for-ever",
+        "A real Pacemaker that hangs is objected to in bounded time.",
+        "enforcer/cluster/pacemaker.py",
+        "        async with asyncio.timeout(ANSWER_S):\n",
+        "        async with asyncio.timeout(None):\n",
+        FAULT,
+        (f"{FAULT}[pacemaker-its-state-hangs]",),
     ),
 )
