@@ -37,6 +37,22 @@ def test_a_buffered_write_keeps_the_device_until_its_last_byte(
     cluster.wait_free(two, dev)
 
 
+def test_a_use_counts_until_its_last_close_has_flushed(story: Story, one: Node, two: Node, cluster: Cluster) -> None:
+    """Nobody else has it open, so the close itself writes back what is dirty, at 6 MB a second."""
+    dev = one.device(cluster.twin)
+    cluster.wait_free(two, two.device(cluster.twin))
+    writer = one.spawn(f"exec dd if=/dev/zero of={dev} bs=1M count=48")
+    closing = f"grep -qE '^(3|231) ' /proc/{writer.pid}/syscall"  # __NR_close, __NR_exit_group
+    uses, end = list[int](), time.monotonic() + 40
+    while len(uses) < 3 and time.monotonic() < end:
+        found = cluster.state_of(one, dev)["uses"] if one.run(closing).ok else None
+        if found is not None and one.run(closing).ok:  # it was all the time
+            uses.append(int(found))
+    assert uses == [1, 1, 1]
+    assert writer.wait(40) == 0, writer.output()
+    cluster.wait_free(one, dev)
+
+
 @pytest.mark.parametrize(("begin", "end"), [(ways.SWAP.begin, ways.SWAP.end), (ways.RAW[3].begin, ways.RAW[3].end)])
 def test_refused_mounts_of_a_claimed_device_do_not_free_its_lease(
     story: Story, one: Node, two: Node, cluster: Cluster, begin: str, end: str

@@ -196,7 +196,7 @@ def _answered(world: World, n: int, scenario: Scenario) -> World:
 def _permitted(world: World, n: int, scenario: Scenario) -> World:
     """Nothing that it has in memory is older than the grant; then the table and the permit."""
     if scenario.reserving:
-        world = granted(world, n, world.nodes[n].boot, Mode.EX)
+        world = granted(world, n, world.nodes[n].boot, Mode.EX, world.nodes[n].life.token)
     node = world.nodes[n]._replace(doing="")
     if node.life.stale:
         others = any(g.node != n and g.mode is Mode.CW for g in world.disk.granted)

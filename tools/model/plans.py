@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from enforcer.model.lease import Claim, Guarantee
 from enforcer.model.resource import Mode, ResourceId
-from tools.model.state import Scenario, World, free, held, reserved, shared, stalled, unmounted
+from tools.model.state import Scenario, World, free, held, outrun, reserved, shared, stalled, unmounted
 
 WHOLE, PART = ResourceId("wwn-a"), ResourceId("wwn-a", ("p1",))
 EX, CW, PR = (Claim(WHOLE, mode) for mode in (Mode.EX, Mode.CW, Mode.PR))
@@ -55,6 +55,15 @@ PLANS = (
         stalled(0),
         18,
         10,
+        guarantee=Guarantee.RESERVATION,
+        wants=((EX,), (EX,)),
+        steady=STEADY,
+    ),
+    _plan(
+        "node-1 was paused before it reserved it",
+        outrun(0),
+        18,
+        8,
         guarantee=Guarantee.RESERVATION,
         wants=((EX,), (EX,)),
         steady=STEADY,

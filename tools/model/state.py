@@ -63,6 +63,7 @@ class Grant(NamedTuple):
     node: int
     boot: int
     mode: Mode = Mode.EX
+    token: int = 0  # where the storage reserves
 
 
 class Store(NamedTuple):
@@ -213,6 +214,7 @@ def canonical(world: World) -> World:
     for message in world.flying:
         used.update((message.revision, message.session))
     used.update(key.token for key in world.disk.keys if key is not None)
+    used.update(grant.token for grant in world.disk.granted)
     order = sorted(used)
     if order[-1] == len(order) - 2:
         return world
@@ -224,7 +226,11 @@ def canonical(world: World) -> World:
     store = store._replace(
         revision=rank[store.revision], written=rank[store.written], sessions=sessions, records=records
     )
-    disk = world.disk._replace(keys=tuple(_rekeyed(key, rank) for key in world.disk.keys))
+    keys, granted = world.disk.keys, world.disk.granted
+    disk = world.disk._replace(
+        keys=tuple(_rekeyed(key, rank) for key in keys),
+        granted=frozenset(g._replace(token=rank[g.token]) for g in granted),
+    )
     return world._replace(store=store, nodes=(first, second), flying=flying, disk=disk)
 
 
@@ -282,7 +288,7 @@ def shared(faults: int) -> World:
 def reserved(faults: int) -> World:
     """The first node has a mount, and the storage knows it as the holder of the reservation."""
     world = held(faults)
-    return world._replace(disk=world.disk._replace(keys=(Key(0, 3, False), None), holder=0))
+    return world._replace(disk=Disk(frozenset({Grant(0, 1, Mode.EX, 3)}), (Key(0, 3, False), None), 0))
 
 
 def stalled(faults: int) -> World:
@@ -290,6 +296,17 @@ def stalled(faults: int) -> World:
     world = reserved(faults).session(0, None)
     one, two = world.nodes
     return world.having(0, one._replace(paused=True)).having(1, two._replace(absent=((1, WAITED),)))
+
+
+def outrun(faults: int) -> World:
+    """The first node was paused between its grant and its reservation; the second one has taken it over and a mount."""
+    world = _mounted(stalled(faults), 1, Mode.EX, 4)
+    one, two = world.nodes
+    life, key = State(Phase.LIVE, 3, 3, stale=True), Key(0, 3, False)
+    one = one._replace(entry=Entry.FREE, use=0, life=life, permit=True, doing="ask the store", mine=key, old=True)
+    store = world.store._replace(records=(None, world.store.records[1]))
+    disk = Disk(frozenset({Grant(1, 1, Mode.EX, 4)}), (key, Key(1, 4, False)), 1)
+    return canonical(world._replace(store=store, nodes=(one, two._replace(old=False)), disk=disk))
 
 
 def _mounted(world: World, n: int, mode: Mode, token: int) -> World:

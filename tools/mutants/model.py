@@ -90,7 +90,7 @@ MUTANTS = (
         "What is shared and what is exclusive exclude each other.",
         "enforcer/model/resource.py",
         "return self is other and self is not Mode.EX",
-        "return self is other or self is Mode.CW",
+        "return Mode.CW in (self, other) or (self is other and self is not Mode.EX)",
         MODEL,
     ),
     Mutant(

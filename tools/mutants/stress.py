@@ -33,6 +33,14 @@ STORAGE_MUTANTS = (
         f"{USES}::test_a_buffered_write_keeps_the_device_until_its_last_byte",
     ),
     Mutant(
+        "release-at-fentry",
+        "A use counts until its last close has flushed, not until it begins to.",
+        "bpf/ledger.h",
+        'SEC("lsm/file_free_security")\n',
+        'SEC("fentry/bdev_release")\n',
+        f"{USES}::test_a_use_counts_until_its_last_close_has_flushed",
+    ),
+    Mutant(
         "turns-unread",
         "Who reads without a lease sees what the other node wrote.",
         "enforcer/workflow/freshness.py",
