@@ -63,7 +63,7 @@ PLANS = (
         "node-1 was paused before it reserved it",
         outrun(0),
         18,
-        8,
+        12,
         guarantee=Guarantee.RESERVATION,
         wants=((EX,), (EX,)),
         steady=STEADY,
