@@ -25,7 +25,7 @@ ABSENCES = [
 ]
 WITH_HISTORY = [name for name, kind in ENGINES.items() if kind.keeps_history]
 OF_SEVERAL_NODES = [name for name, kind in ENGINES.items() if kind.knows_silence]
-SLACK_S = 0.4  # over a budget, on a busy machine
+SLACK_S = 0.7  # over a budget, on a busy machine
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -153,15 +153,27 @@ def test_an_answer_that_comes_too_late_denies_and_what_it_granted_stays_with_nob
                 return (await two.store.last_grants()).get(name, ("nobody", 0))[0] == "node-1"
             return bool(await two.store.leases(name))  # nobody else asks for it
 
-        await e.slow(e.budget_s * e.late_share)
-        asking = asyncio.create_task(ask(e, one, "given-back", "asked-again"))
-        await asyncio.sleep(e.budget_s / 2)
-        other, answer = await ask(e, two, "kept"), await asking
-        assert isinstance(answer, Denied) and answer.standing is Standing.UNKNOWN, answer
-        assert isinstance(other, Denied) and other.standing in (Standing.UNKNOWN, Standing.ELSEWHERE), other
-        await e.slow(0.0)
+        async def late() -> bool:
+            """Ask for both, slowly; false if the machine was so busy that the asker gave up before it was granted."""
+            await e.slow(e.budget_s * e.late_share)
+            asking = asyncio.create_task(ask(e, one, "given-back", "asked-again"))
+            await asyncio.sleep(e.budget_s / 2)
+            other, answer = await ask(e, two, "kept"), await asking
+            assert isinstance(answer, Denied) and answer.standing is Standing.UNKNOWN, answer
+            assert isinstance(other, Denied) and other.standing in (Standing.UNKNOWN, Standing.ELSEWHERE), other
+            await e.slow(0.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    while not await granted_late("asked-again"):  # noqa: ASYNC110, nobody tells
+                        await asyncio.sleep(0.02)
+                    return True
+            return False
+
+        tries = 1
+        while not await late():
+            assert (tries := tries + 1) <= 5, "it was never granted"
         for name in ("given-back", "asked-again"):
-            await soon(f"{name} is granted", partial(granted_late, name))
+            assert await granted_late(name)
             if e.gives_back_late:
                 await soon(f"{name} is given back", partial(is_free, two, name))
                 assert (await two.must_take(name)).fresh
