@@ -137,6 +137,7 @@ class Pacemaker:
             wait_for("all nodes online", lambda: self.lab.whole(self.other))
         finally:
             self.lab.power.broken = False
+            self.lab.power.asked.clear()
 
     def _seen_unclean(self) -> bool:
         root = self.lab.mon(self.other)
