@@ -35,7 +35,7 @@ from enforcer.workflow.holdings import mode_known
 from enforcer.workflow.sharing import covers
 from tools.model import reserve
 from tools.model.machines import Next, stop_ns
-from tools.model.state import Answer, Message, Node, Scenario, World, holder
+from tools.model.state import NAMES, Answer, Message, Node, Scenario, Violation, World, holder
 from tools.model.store import AT_ONCE, granted, noted, request, ruled, sent
 
 
@@ -194,9 +194,14 @@ def _answered(world: World, n: int, scenario: Scenario) -> World:
 
 
 def _permitted(world: World, n: int, scenario: Scenario) -> World:
-    """Nothing that it has in memory is older than the grant; then the table and the permit."""
+    """Nothing that it has in memory is older than the grant; then the table and the permit. Raises Violation."""
+    token = world.nodes[n].life.token
+    if token < world.disk.highest:
+        raise Violation(f"{NAMES[n]} is permitted under a lower token than was used already")
+    if world.disk.highest:
+        world = world._replace(disk=world.disk._replace(highest=token))
     if scenario.reserving:
-        world = granted(world, n, world.nodes[n].boot, Mode.EX, world.nodes[n].life.token)
+        world = granted(world, n, world.nodes[n].boot, Mode.EX)
     node = world.nodes[n]._replace(doing="")
     if node.life.stale:
         others = any(g.node != n and g.mode is Mode.CW for g in world.disk.granted)

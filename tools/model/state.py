@@ -63,7 +63,6 @@ class Grant(NamedTuple):
     node: int
     boot: int
     mode: Mode = Mode.EX
-    token: int = 0  # where the storage reserves
 
 
 class Store(NamedTuple):
@@ -88,6 +87,7 @@ class Disk(NamedTuple):
     granted: frozenset[Grant] = frozenset()
     keys: tuple[Key | None, ...] = (None, None)
     holder: int | None = None  # of the Write Exclusive reservation
+    highest: int = 0  # token under which it was used; 0: the store's own order is enough
 
     def reserved(self) -> Key | None:
         """The key of the reservation in force."""
@@ -214,7 +214,7 @@ def canonical(world: World) -> World:
     for message in world.flying:
         used.update((message.revision, message.session))
     used.update(key.token for key in world.disk.keys if key is not None)
-    used.update(grant.token for grant in world.disk.granted)
+    used.add(world.disk.highest)
     order = sorted(used)
     if order[-1] == len(order) - 2:
         return world
@@ -226,11 +226,8 @@ def canonical(world: World) -> World:
     store = store._replace(
         revision=rank[store.revision], written=rank[store.written], sessions=sessions, records=records
     )
-    keys, granted = world.disk.keys, world.disk.granted
-    disk = world.disk._replace(
-        keys=tuple(_rekeyed(key, rank) for key in keys),
-        granted=frozenset(g._replace(token=rank[g.token]) for g in granted),
-    )
+    keys, highest = tuple(_rekeyed(key, rank) for key in world.disk.keys), rank[world.disk.highest]
+    disk = world.disk._replace(keys=keys, highest=highest)
     return world._replace(store=store, nodes=(first, second), flying=flying, disk=disk)
 
 
@@ -269,6 +266,13 @@ def free(faults: int) -> World:
     return canonical(World(Store(revision=2, sessions=both), (one, two), (), faults))
 
 
+def forgotten(faults: int) -> World:
+    """The store was restored from a copy: the first node has had higher tokens than it gives."""
+    world, token = free(faults), 9
+    one = world.nodes[0]._replace(life=State(highest=token))
+    return canonical(world.having(0, one)._replace(disk=Disk(highest=token)))
+
+
 def held(faults: int, mode: Mode = Mode.EX) -> World:
     """The first node has a mount."""
     return _mounted(free(faults), 0, mode, 3)
@@ -288,7 +292,7 @@ def shared(faults: int) -> World:
 def reserved(faults: int) -> World:
     """The first node has a mount, and the storage knows it as the holder of the reservation."""
     world = held(faults)
-    return world._replace(disk=Disk(frozenset({Grant(0, 1, Mode.EX, 3)}), (Key(0, 3, False), None), 0))
+    return world._replace(disk=Disk(world.disk.granted, (Key(0, 3, False), None), 0, 3))
 
 
 def stalled(faults: int) -> World:
@@ -305,7 +309,7 @@ def outrun(faults: int) -> World:
     life, key = State(Phase.LIVE, 3, 3, stale=True), Key(0, 3, False)
     one = one._replace(entry=Entry.FREE, use=0, life=life, permit=True, doing="ask the store", mine=key, old=True)
     store = world.store._replace(records=(None, world.store.records[1]))
-    disk = Disk(frozenset({Grant(1, 1, Mode.EX, 4)}), (key, Key(1, 4, False)), 1)
+    disk = Disk(frozenset({Grant(1, 1)}), (key, Key(1, 4, False)), 1, 4)
     return canonical(world._replace(store=store, nodes=(one, two._replace(old=False)), disk=disk))
 
 

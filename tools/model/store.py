@@ -22,7 +22,6 @@ from tools.model.state import (
     Record,
     Scenario,
     Store,
-    Violation,
     World,
     holder,
 )
@@ -143,14 +142,9 @@ def _put(store: Store, message: Message, _scenario: Scenario) -> tuple[Store, An
     return store, Answer(token, message.fresh, message.mode)
 
 
-def granted(world: World, n: int, boot: int, mode: Mode, token: int = 0) -> World:
-    """From now on this node may write, and whoever cannot share it with that mode must not any more.
-
-    ``token``: where the storage reserves. Raises Violation if a higher one has been used.
-    """
-    grant, disk = Grant(n, boot, mode, token), world.disk
-    if any(g.token > token for g in disk.granted):
-        raise Violation(f"{NAMES[n]} is permitted under a lower token than was used already")
+def granted(world: World, n: int, boot: int, mode: Mode) -> World:
+    """From now on this node may write, and whoever cannot share it with that mode must not any more."""
+    grant, disk = Grant(n, boot, mode), world.disk
     if grant in disk.granted:
         stay = disk.granted
     else:

@@ -51,7 +51,7 @@ MUTANTS = (
         "enforcer/model/lifecycle.py",
         "    if token < state.highest:\n        return _unknown(state, token), (Action.REFUSE, Action.PUBLISH)\n",
         "",
-        "tests/unit/policy/test_lifecycle.py::test_a_lower_token_than_ever_seen_is_nobodys",
+        MODEL,
     ),
     Mutant(
         "unanswered-release-trusted",
