@@ -44,7 +44,7 @@ PLANS = (
     _plan("node-1 fails, node-2 does not", held(1), 15, 9, steady=STEADY),
     _plan("node-1 promises a cut and fails, node-2 does not", held(1), 14, 9, guarantee=Guarantee.CUT, steady=STEADY),
     _plan("node-1 promises a cut, late messages only", held(0), 18, 12, guarantee=Guarantee.CUT, steady=STEADY),
-    _plan("the store was restored from a copy", forgotten(1), 10, 7, wants=((EX,), ())),
+    _plan("the store was restored from a copy", forgotten(0), 13, 9, wants=((EX,), ())),
     _plan("both want it shared", free(1), 9, 6, wants=((CW,), (CW,))),
     _plan("both have it shared, each may want it alone", shared(1), 9, 6, wants=((CW, EX), (CW, EX))),
     _plan("node-1 has had it shared, each may want it alone", unmounted(0), 12, 7, wants=((CW, EX), (CW, EX))),

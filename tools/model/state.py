@@ -25,6 +25,9 @@ OVER = TTL  # an age at which every deadline has passed, and at which it is not 
 WAITED = -(-FIGURES.taker_waits_ns() // TICK_NS)  # ticks after which an absence is not counted on
 
 
+AHEAD = 1000  # a token that the store will not reach
+
+
 class Violation(Exception):
     """Something that must never happen; the argument says what."""
 
@@ -215,10 +218,11 @@ def canonical(world: World) -> World:
         used.update((message.revision, message.session))
     used.update(key.token for key in world.disk.keys if key is not None)
     used.add(world.disk.highest)
+    used.discard(AHEAD)
     order = sorted(used)
     if order[-1] == len(order) - 2:
         return world
-    rank = {revision: place - 1 for place, revision in enumerate(order)}
+    rank = {revision: place - 1 for place, revision in enumerate(order)} | {AHEAD: AHEAD}
     sessions = tuple(s and s._replace(created=rank[s.created]) for s in store.sessions)
     records = tuple(r and r._replace(token=rank[r.token], revision=rank[r.revision]) for r in store.records)
     first, second = (_ranked(node, rank) for node in nodes)
@@ -268,9 +272,9 @@ def free(faults: int) -> World:
 
 def forgotten(faults: int) -> World:
     """The store was restored from a copy: the first node has had higher tokens than it gives."""
-    world, token = free(faults), 9
-    one = world.nodes[0]._replace(life=State(highest=token))
-    return canonical(world.having(0, one)._replace(disk=Disk(highest=token)))
+    world = free(faults)
+    one = world.nodes[0]._replace(life=State(highest=AHEAD))
+    return canonical(world.having(0, one)._replace(disk=Disk(highest=AHEAD)))
 
 
 def held(faults: int, mode: Mode = Mode.EX) -> World:
