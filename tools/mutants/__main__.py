@@ -68,7 +68,14 @@ TABLES = (
 MUTANTS = tuple(mutant for table in TABLES for mutant in table.MUTANTS)
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = Path("/var/tmp")  # the guests have a /tmp of their own
-LIMIT_S = {Suite.LINT: 300.0, Suite.UNIT: 300.0, Suite.VM: 1200.0, Suite.CHAOS: 1200.0, Suite.CLUSTER: 600.0}
+LIMIT_S = {
+    Suite.LINT: 300.0,
+    Suite.UNIT: 300.0,
+    Suite.MODEL: 300.0,
+    Suite.CLUSTER: 600.0,
+    Suite.VM: 1200.0,
+    Suite.CHAOS: 1200.0,
+}
 # How pytest begins the message of an exception by which a test says that a claim does not hold.
 SAID = ("assert ", "AssertionError", "Failed: DID NOT RAISE", "tools.lab.story.NotAsTold", "tools.lab.cluster.NotFree")
 

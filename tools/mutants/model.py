@@ -3,14 +3,14 @@
 
 What the model takes for granted of kernel, store and machine cannot be broken in our sources: a guard that is
 attached, counts that end after the last flush, a store that compares revisions, clocks that run. ``make model BREAK=``
-takes those away one by one, and tests/unit/plumbing/test_model.py watches each search find what goes wrong then.
+takes those away one by one, and tests/model/test_model.py watches each search find what goes wrong then.
 """
 
 from __future__ import annotations
 
 from tools.mutants.row import Mutant
 
-MODEL = "tests/unit/plumbing/test_model.py::test_nobody_writes_after_another_was_granted_and_everybody_is_answered"
+MODEL = "tests/model/test_model.py::test_nobody_writes_after_another_was_granted_and_everybody_is_answered"
 
 MUTANTS = (
     Mutant(

@@ -13,6 +13,7 @@ class Suite(StrEnum):
     VM = "vm"
     CHAOS = "chaos"
     CLUSTER = "cluster"
+    MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Mutant:
     @property
     def suite(self) -> Suite:
         """Where its test lives."""
-        for suite in (Suite.UNIT, Suite.VM, Suite.CHAOS, Suite.CLUSTER):
+        for suite in (Suite.UNIT, Suite.VM, Suite.CHAOS, Suite.CLUSTER, Suite.MODEL):
             if self.test.startswith(f"tests/{suite}/"):
                 return suite
         return Suite.LINT

@@ -50,10 +50,11 @@ def test_a_suite_of_pytest(tmp_path: Path, body: str, outcome: tuple[int, int, i
     assert suite(children.Terminal(), []) == outcome
 
 
-def test_the_model_is_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    for code, outcome in ((0, (1, 0, 0)), (1, (0, 1, 0))):
+def test_a_model_that_finds_something_fails_its_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "pytest", lambda *_: lambda *_: (7, 0, 0))
+    for code, outcome in ((0, (8, 0, 0)), (1, (7, 1, 0))):
         monkeypatch.setattr(children.Terminal, "run", lambda _self, _arguments, code=code: code)
-        assert runner.SUITES["model"](children.Terminal(), []) == outcome
+        assert runner.model(children.Terminal(), []) == outcome
 
 
 def test_the_last_line_is_the_whole_outcome(
