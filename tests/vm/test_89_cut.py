@@ -158,7 +158,8 @@ def test_who_loses_the_store_writes_nothing_after_its_session(
     loads += [one.spawn(python(LOAD, root=root)) for root in ("/run/e", "/run/x")]
     used(*USES)
     held = {k: r.value["guarantee"] for k, r in etcd.records("/enforcer/lab/res/").items() if k.endswith("/node-1")}
-    assert len(held) == len(USES) and set(held.values()) == {"cut"}, held
+    logs = one.run("cat /run/revoker.log; tail -n 20 /run/enforcerd.log /run/keeper.log").out
+    assert len(held) == len(USES) and set(held.values()) == {"cut"}, (held, cluster.ask(one, "status")["lost"], logs)
     story.works(one, ONLY_OVERLAY)  # what it has written last is in memory still
     story.works(one, HIDDEN.format(where="/run/lower", dev=lower) + " && test -e /run/over/late/security")
 
