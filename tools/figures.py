@@ -214,7 +214,7 @@ def first_mount(cluster: Cluster, node: Node) -> list[Figure]:
     guarded, unguarded = f"{node.device(cluster.disk)}2", node.device(cluster.private)
     for dev in (guarded, unguarded):
         node.run(f"mkfs.ext4 -qF {dev} {FS_MIB}M", check=True)
-    before = len(cluster.records(node))
+    before = cluster.now_ns(node)
     ours, bare = [], []
     for _ in range(FIRST_MOUNTS):
         cluster.wait_free(node, guarded)

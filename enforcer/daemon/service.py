@@ -26,7 +26,7 @@ from enforcer.daemon.hotplug import Hotplug
 from enforcer.daemon.notify import notify
 from enforcer.daemon.policies import load_policy, tell_fstypes
 from enforcer.daemon.reactions import Reactions
-from enforcer.daemon.reconcile import Reconciler
+from enforcer.daemon.reconcile import EVERY_S, Reconciler
 from enforcer.daemon.recorder import Recorder
 from enforcer.daemon.report import lost
 from enforcer.daemon.verbs import Parts, Verbs
@@ -98,8 +98,7 @@ class Service:
             await self._start(group)
             notify("READY=1\nSTATUS=enforcing")
             if self._store.ttl_s:
-                worst_s = self._settings.deadlines().worst_takeover_s(SLACK_S)
-                log.info("a holder that silences itself is taken over within %.1f s", worst_s)
+                log.info("a holder that silences itself is taken over within %.1f s", self._worst_takeover_s())
             log.info(
                 "ready: %d devices, %d of them guarded, policy generation %d",
                 len(self._devices.known),
@@ -344,8 +343,10 @@ class Service:
         return hasattr(self, "_reconciler") and self._reconciler.state()[1]
 
     def _lost(self) -> dict[str, object]:
-        worst = self._settings.deadlines().worst_takeover_s(SLACK_S) if self._store.ttl_s else None
-        return lost(self._run_dir, worst)
+        return lost(self._run_dir, self._worst_takeover_s() if self._store.ttl_s else None)
+
+    def _worst_takeover_s(self) -> float:
+        return self._settings.deadlines().worst_takeover_s(SLACK_S, EVERY_S)
 
     async def _watch_kernel(self) -> None:
         while True:

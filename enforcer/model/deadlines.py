@@ -92,9 +92,10 @@ class Deadlines:
         parts += [f"margin ({MARGIN_S:g}s + ttl/{1 / DRIFT:g} = {self.margin_s:g}s)"]
         return f"{' + '.join(parts)} = {self.needed_s:g}s, which is more than ttl ({self.ttl_s:g}s)"
 
-    def worst_takeover_s(self, store_slack_s: float = 0.0) -> float:
+    def worst_takeover_s(self, store_slack_s: float = 0.0, looks_every_s: float = 0.0) -> float:
         """How long after its death a holder with a self-fencing guarantee is in the way at most, seconds.
 
-        It died right after a renewal; ``store_slack_s`` is what the store takes beyond the TTL to forget a session.
+        It died right after a renewal; ``store_slack_s`` is what the store takes beyond the TTL to forget a session. The
+        margin counts from when the taker has seen that, and without anybody who waits it looks that often.
         """
-        return self.ttl_s + store_slack_s + self.margin_s
+        return self.ttl_s + store_slack_s + looks_every_s + self.margin_s

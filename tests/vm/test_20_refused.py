@@ -31,7 +31,7 @@ def test_the_rules_errno_reaches_the_caller_through_both_apis(held: str, two: No
 
 
 def test_the_refused_caller_reads_one_line_on_its_terminal(held: str, two: Node, cluster: Cluster) -> None:
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     outcome = two.run(f"script -qec 'mount -t ext4 {held} {ways.MOUNT_POINT}' /dev/null </dev/null")
     record = cluster.new_records(two, before)[0]
     lines = [line for line in outcome.out.splitlines() if line.startswith("enforcer: ")]
@@ -41,7 +41,7 @@ def test_the_refused_caller_reads_one_line_on_its_terminal(held: str, two: Node,
 
 
 def test_the_record_explains_itself(held: str, two: Node, cluster: Cluster) -> None:
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     two.run(f"mount -t ext4 {held} {ways.MOUNT_POINT}")
     (record,) = cluster.new_records(two, before)
     assert record["rule"] == "other-errno"
@@ -62,7 +62,7 @@ def test_the_record_explains_itself(held: str, two: Node, cluster: Cluster) -> N
 
 def test_a_lun_that_two_nodes_see_and_no_rule_names_is_refused(two: Node, cluster: Cluster) -> None:
     dev = two.device(cluster.forgotten)
-    mark, before = cluster.forgotten.mark(), len(cluster.records(two))
+    mark, before = cluster.forgotten.mark(), cluster.now_ns(two)
     assert two.run(f"/run/attempt open {dev}").rc == 1
     (record,) = cluster.new_records(two, before)
     assert (record["rule"], record["default"]) == ("", "multi_attached"), record
@@ -98,7 +98,7 @@ def test_a_store_out_of_reach_refuses_and_says_so(story: Story, two: Node, clust
     mark = cluster.ext4.mark()
     two.link(False)
     try:
-        before = len(cluster.records(two))
+        before = cluster.now_ns(two)
         for attempt in ("mount", "fsconfig"):
             outcome = two.run(f"/run/attempt {attempt} {dev} {ways.MOUNT_POINT} ext4", 60)
             assert "errno 1 " in outcome.out, outcome

@@ -67,7 +67,7 @@ def test_a_stranger_on_the_disk_is_refused_by_name(
     protected.write(protected.mounted[:16] + b"node-9".ljust(64, b"\0") + protected.mounted[80:])
     since = cluster.ext4.mark()
     for node in (one, two):
-        before = len(cluster.records(node))
+        before = cluster.now_ns(node)
         assert node.run(way.format(node.device(cluster.ext4))).rc != 0
         record = cluster.new_records(node, before)[0]
         assert (record["source"], record["veto"], record["effect"]) == ("veto", "ext4-mmp", "refuse"), record

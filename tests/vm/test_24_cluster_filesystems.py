@@ -54,7 +54,7 @@ def _mount(story: Story, node: Node, fstype: str) -> str:
 
 
 def _refused_by_stack(cluster: Cluster, node: Node, command: str) -> Record:
-    before = len(cluster.records(node))
+    before = cluster.now_ns(node)
     assert node.run(command).rc != 0
     (record,) = cluster.new_records(node, before)
     assert (record["source"], record["effect"]) == ("cluster", "refuse"), record
@@ -106,7 +106,7 @@ def test_two_nodes_have_a_gfs2_at_once(mounted: None, story: Story, cluster: Clu
     assert [cluster.state_of(node, story.part(node))["state"] for node in (one, two)] == ["live", "live"]
     mark = cluster.disk.mark()
     for node in (one, two):  # what both hold covers nothing but the filesystem, on neither
-        before = len(cluster.records(node))
+        before = cluster.now_ns(node)
         assert node.run(f"dd if=/dev/zero of={story.part(node)} bs=64k count=1 conv=notrunc,fsync").rc == 1
         assert "cluster filesystem" in cluster.new_records(node, before)[0]["reason"]
     assert not [r for r in cluster.disk.requests(since=mark) if r.changes and r.offset < PART_AT + (64 << 10)]

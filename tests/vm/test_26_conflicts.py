@@ -100,7 +100,7 @@ def test_both_nodes_shout(twice: Twice, cluster: Cluster) -> None:
 
 def test_nothing_new_begins_on_either(twice: Twice, cluster: Cluster) -> None:
     for node in cluster.nodes:
-        since = len(cluster.records(node))
+        since = cluster.now_ns(node)
         assert node.run(f"/run/attempt open {twice.dev[node.name]}").rc == 1
         assert node.run(f"mkdir -p /run/third && mount {twice.dev[node.name]} /run/third").rc == 32
         told = cluster.new_records(node, since, least=2)

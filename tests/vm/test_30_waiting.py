@@ -64,7 +64,7 @@ result = [sorted(set(states)), sorted(set(wchans)), sorted(ends.values()), secon
 
 @pytest.mark.parametrize("number", [15, 9], ids=["SIGTERM", "SIGKILL"])
 def test_a_waiting_mount_ends_within_a_second_of_a_signal(held: str, two: Node, cluster: Cluster, number: int) -> None:
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     state, ended_by, seconds = two.py(SIGNALLED, 60, dev=held, number=number)
     assert state == "S"
     assert ended_by == number

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,19 +94,21 @@ def test_the_foreign_companion_alone_is_enough(made: Set, story: Story, one: Nod
     names, theirs = _names(cluster, two, made), _names(cluster, one, made)
     story.works(two, made.scan)
     holder = one.spawn(f"exec sleep 600 9<>{theirs['other']}")
-    for _ in range(50):
-        if cluster.state_of(one, theirs["other"]).get("state") == "live":
-            break
-    marks = {disk.name: disk.mark() for disk in _disks(cluster)}
-    before = len(cluster.records(two))
-    outcome = two.run(made.mount.format(**names))
-    assert not outcome.ok, outcome
-    (record,) = cluster.new_records(two, before)
-    assert record["effect"] == "refuse", record
-    assert record["holder"]["node"] == "node-1", record
-    assert [w for disk in _disks(cluster) for w in disk.writes_of(two, since=marks[disk.name])] == []
-    holder.kill()
-    cluster.wait_free(one, theirs["other"])
+    try:
+        end = time.monotonic() + 30
+        while cluster.state_of(one, theirs["other"]).get("state") != "live":
+            assert time.monotonic() < end, holder.output()
+        marks = {disk.name: disk.mark() for disk in _disks(cluster)}
+        before = cluster.now_ns(two)
+        outcome = two.run(made.mount.format(**names))
+        assert not outcome.ok, outcome
+        (record,) = cluster.new_records(two, before)
+        assert record["effect"] == "refuse", record
+        assert record["holder"]["node"] == "node-1", record
+        assert [w for disk in _disks(cluster) for w in disk.writes_of(two, since=marks[disk.name])] == []
+    finally:
+        holder.kill()
+        cluster.wait_free(one, theirs["other"])
 
 
 def test_a_free_set_mounts_at_the_first_try_under_one_token(

@@ -20,7 +20,7 @@ def test_a_buffered_write_keeps_the_device_until_its_last_byte(
     story: Story, one: Node, two: Node, cluster: Cluster
 ) -> None:
     """Although a reader on the same node has it open, so that the writer's close does not wait for its pages."""
-    dev, mark, before = two.device(cluster.twin), cluster.twin.mark(), len(cluster.records(two))
+    dev, mark, before = two.device(cluster.twin), cluster.twin.mark(), cluster.now_ns(two)
     reader = one.spawn(f"exec sleep 600 8<{one.device(cluster.twin)}")
     writer = one.spawn(f"exec dd if=/dev/zero of={one.device(cluster.twin)} bs=1M count=64")
     while not cluster.twin.writes_of(one, since=mark):

@@ -49,7 +49,7 @@ def test_types_without_a_device_never_fail_however_many_mount_at_once(two: Node)
 
 @pytest.mark.full
 def test_who_may_not_mount_takes_no_lease_by_trying(story: Story, two: Node, cluster: Cluster) -> None:
-    dev, before = two.device(cluster.xfs), len(cluster.records(two))
+    dev, before = two.device(cluster.xfs), cluster.now_ns(two)
     outcome = two.run(
         f"setpriv --reuid 65534 --regid 65534 --clear-groups /run/attempt mount {dev} {ways.MOUNT_POINT} xfs"
     )
@@ -110,7 +110,7 @@ def test_a_writer_of_before_keeps_its_lease_over_a_restart(story: Story, two: No
 def test_a_permit_that_comes_too_late_permits_nothing(story: Story, one: Node, two: Node, cluster: Cluster) -> None:
     theirs, dev = one.device(cluster.xfs), two.device(cluster.xfs)
     story.works(one, f"mount -t xfs {theirs} {ways.MOUNT_POINT}")
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     waiting = two.spawn(f"exec /run/attempt open {dev}")
     assert waiting.wait(1.5) is None
     two.run(f"kill -STOP {waiting.pid}")

@@ -57,7 +57,7 @@ def test_a_source_without_a_device_is_refused_by_its_rule(
     denied: None, two: Node, cluster: Cluster, api: str, number: int
 ) -> None:
     """An error of sb_alloc_security has but one face for who called fsconfig(2): ENOMEM."""
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     assert f": errno {number} " in _mount_9p(two, api)
     assert not two.run(f"grep -q ' {ways.MOUNT_POINT} ' /proc/mounts").ok
     (record,) = cluster.new_records(two, before)
@@ -88,7 +88,7 @@ def _refused_by_the_guard(two: Node, cluster: Cluster, command: str, state: str)
         if time.monotonic() > end:
             raise CommandFailed(f"{dev} did not come to be {state}")
         time.sleep(0.3)
-    mark, before = cluster.ext4.mark(), len(cluster.records(two))
+    mark, before = cluster.ext4.mark(), cluster.now_ns(two)
     outcome = two.run(command)
     assert "Operation not permitted" in outcome.err, outcome
     assert two.run(f"cat {NAMESPACE}/enable").out.strip() == "0"

@@ -164,7 +164,7 @@ def _log_is_sound(node: Node) -> None:
 def test_a_hostile_name_gets_the_verdict_of_a_plain_one(
     deep: str, two: Node, cluster: Cluster, names: list[bytes]
 ) -> None:
-    mark, before = cluster.ext4.mark(), len(cluster.records(two))
+    mark, before = cluster.ext4.mark(), cluster.now_ns(two)
     assert two.py(EVERYWHERE, 60, names=names, dev=two.device(cluster.ext4)) == [1] * 5
     records = cluster.new_records(two, before, least=5)
     assert [(r["effect"], r["rule"], r["holder"]["node"]) for r in records] == [
@@ -176,7 +176,7 @@ def test_a_hostile_name_gets_the_verdict_of_a_plain_one(
 
 def test_names_that_are_too_long_get_it_too(deep: str, two: Node, cluster: Cluster) -> None:
     """The kernel hands on 1 KiB of a path and 32 bytes of a type; each attempt is one record all the same."""
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     answers = two.py(LONG, 60, name=PLAIN, deep=deep, dev=two.device(cluster.ext4))
     assert set(answers.values()) == {1}, answers
     records = cluster.new_records(two, before, least=3)
@@ -189,7 +189,7 @@ def test_names_that_are_too_long_get_it_too(deep: str, two: Node, cluster: Clust
 def test_the_refused_callers_terminal_shows_its_line_and_nothing_else(
     deep: str, two: Node, cluster: Cluster, name: bytes
 ) -> None:
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     shown = {"A": b"/run/h/run-" + name, "D": b"/run/h/" + name, "T": b"/run/t/" + name}
     said = two.run(
         """script -qec 'exec "$A" mount "$D" "$T" ext4' /dev/null </dev/null >/run/said""",
@@ -207,7 +207,7 @@ def test_hostile_devices_and_lease_facts_are_shown_escaped_by_every_verb(
 ) -> None:
     """A disk with a hostile serial, a mapping with a hostile name, and a lease whose facts another node reads."""
     free, own, name = two.device(cluster.xfs), two.device(cluster.private), NAMES[0]
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     assert two.py(FREE, 60, name=name, dev=free) == 0
     mapped = name.decode() + "\n\"'"
     table = "0 $(blockdev --getsz {0}) linear {0} 0"

@@ -40,7 +40,7 @@ open("/sys/fs/cgroup/frozen/cgroup.freeze", "w").write("0")""",
 
 @pytest.mark.parametrize("what", DISTURBANCES)
 def test_a_disturbed_waiter_ends_with_the_verdict(held: str, two: Node, cluster: Cluster, what: str) -> None:
-    before, asks = len(cluster.records(two)), cluster.ask(two, "status")["counters"]["asks"]
+    before, asks = cluster.now_ns(two), cluster.ask(two, "status")["counters"]["asks"]
     assert two.py(WAITER.replace("DISTURB", DISTURBANCES[what]), 60, dev=held) == 16, "EBUSY, the verdict"
     assert cluster.ask(two, "status")["counters"]["asks"] == asks + 1
     records = cluster.new_records(two, before)
@@ -48,7 +48,7 @@ def test_a_disturbed_waiter_ends_with_the_verdict(held: str, two: Node, cluster:
 
 
 def test_ctrl_c_ends_it_at_once(held: str, two: Node, cluster: Cluster) -> None:
-    before = len(cluster.records(two))
+    before = cluster.now_ns(two)
     disturb = "began = time.monotonic(); os.kill(child, signal.SIGINT)"
     source = WAITER.replace("DISTURB", disturb) + "\nresult = [result, time.monotonic() - began]"
     how, seconds = two.py(source, 60, dev=held)

@@ -110,7 +110,7 @@ def test_without_a_quorum_mounts_are_refused_and_the_kernel_stops_by_itself(
     story.works(one, f"mkfs.ext4 -qF {second} && mount -t ext4 {second} {ways.MOUNT_POINT}")
     before, held, marks = sessions(etcd), leases(etcd, "node-1"), (cluster.ext4.mark(), cluster.xfs.mark())
     assert len(held) == 2
-    since = len(cluster.records(two))
+    since = cluster.now_ns(two)
     leader = etcd.leader()
     for member in (leader, (leader + 1) % 3):
         etcd.kill(member)
@@ -166,7 +166,7 @@ def test_a_lease_outlives_the_session_of_its_holder(
     live: str, story: Story, etcd: EtcdServer, cluster: Cluster, one: Node, two: Node
 ) -> None:
     held, boot_id, old = leases(etcd, "node-1"), one.boot_id, sessions(etcd)
-    since = len(cluster.records(one))
+    since = cluster.now_ns(one)
     one.link(False)
     try:
         cut = time.monotonic()

@@ -42,7 +42,7 @@ class Story:
 
     def refused(self, node: Node, way: Way, dev: str, holder: str, fstype: str = "ext4") -> Record:
         """The way must be refused with EBUSY, naming the holder, in one record. Raises NotAsTold."""
-        before = len(self.cluster.records(node))
+        before = self.cluster.now_ns(node)
         outcome = node.run(way.started(dev, fstype), 60)
         if outcome.ok:
             raise NotAsTold(f"{node.name}: {way.name} on {dev} was let through")
@@ -129,7 +129,7 @@ class Story:
 
     def handed_over(self) -> None:
         before = max(r["token"] for r in self.cluster.records(self.one) if r.get("effect") == "permit")
-        since = len(self.cluster.records(self.two))
+        since = self.cluster.now_ns(self.two)
         dev = self.part(self.two)
         self.works(self.two, f"mount -t ext4 {dev} {ways.MOUNT_POINT}")
         read = self.works(self.two, f"cat {ways.MOUNT_POINT}/f").out.strip()
