@@ -41,7 +41,7 @@ def _in_use(story: Story, node: Node, dev: str) -> None:
 
 
 def _works_and_gives_back(story: Story, node: Node, way: Way, dev: str) -> None:
-    cluster, since = story.cluster, len(story.cluster.records(node))
+    cluster, since = story.cluster, story.cluster.now_ns(node)
     if way.lasts:
         story.works(node, way.started(dev))
         _in_use(story, node, dev)
