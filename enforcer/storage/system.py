@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Devices that are never guarded, because the node itself stands on them.
 
-What holds /, /usr, /etc, /boot, /var, the daemon's own state and log, and active swap, and everything *below*
+What holds /, /usr, /etc, /boot, /var, the daemon's own state and log, and the node's own swap, and everything *below*
 those devices: the partition, its disk, every path of a multipath map. Taking such a device away from the node
 would not protect the cluster, it would kill the node with the daemon in it.
 
 A whole disk below a system partition is a system device as well: whoever writes to all of it already holds
 the node's root filesystem in his hands. Its *other* partitions are not: a data partition beside / is guarded
 as usual. Likewise a PV below the root LV is system, the other LVs on it are not.
+
+Swap that was switched on on a guarded device is a use like any other, under a lease: it makes nothing of the system's,
+or the whole disk would be unguarded by it, with the partitions that other nodes have mounted.
 
 Computed at start and after each change (uevent, mount, swapon); cheap enough to be computed anew each time.
 """
@@ -29,6 +32,7 @@ from enforcer.storage.sysfs import Unreadable
 #: shown.
 SYSTEM_PATHS = ("/", "/usr", "/etc", "/boot", "/boot/efi", "/var")
 
+SWAP = "holds active swap"
 _LAYERS = frozenset({b"lowerdir", b"lowerdir+", b"upperdir", b"workdir", b"datadir+"})
 _MAX_NESTING = 8
 
@@ -50,18 +54,25 @@ def system_devices(
     keep: Iterable[Path | str] = (),
     *,
     device_of: Callable[[bytes], DevNum] | None = None,
+    guarded: Callable[[DevNum], bool] = lambda _: False,
 ) -> SystemDevices:
     """Find them. ``keep`` are state, log and run directories and the paths, or the device, of a local store member.
 
+    ``guarded`` tells of a device that swap was switched on on it under the guard's eyes.
     ``device_of`` tells st_dev of a path (default: os.stat below the root). Paths that do not exist are passed
     over. Never raises: what cannot be told stands in ``unresolved``.
     """
-    return _Search(identities, device_of).run([*SYSTEM_PATHS, *map(str, keep)])
+    return _Search(identities, device_of, guarded).run([*SYSTEM_PATHS, *map(str, keep)])
 
 
 class _Search:
-    def __init__(self, identities: Identities, device_of: Callable[[bytes], DevNum] | None) -> None:
-        self._identities = identities
+    def __init__(
+        self,
+        identities: Identities,
+        device_of: Callable[[bytes], DevNum] | None,
+        guarded: Callable[[DevNum], bool],
+    ) -> None:
+        self._identities, self._guarded = identities, guarded
         self._root = identities.root
         self._device_of = device_of or self._stat_dev
         self._mounts = mounts.read(self._root / "proc/self/mountinfo")
@@ -82,9 +93,9 @@ class _Search:
         for path_ in swaps:
             found = mounts.node(self._root, path_)
             if found:
-                self._add(found, "holds active swap")
+                self._add(found, SWAP)
             else:
-                self._hold(path_, "holds active swap", 0)  # a swap file
+                self._hold(path_, SWAP, 0)  # a swap file
         return SystemDevices(self._reasons, tuple(dict.fromkeys(self._unresolved)))
 
     def _stat_dev(self, path: bytes) -> DevNum:
@@ -123,6 +134,8 @@ class _Search:
 
     def _add(self, devices: Iterable[DevNum], reason: str) -> None:
         for dev in devices:
+            if reason == SWAP and self._guarded(dev):
+                continue
             for each in (dev, *self._identities.below(dev)):
                 self._reasons.setdefault(each, reason)
 

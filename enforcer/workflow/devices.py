@@ -98,7 +98,7 @@ class Devices:
 
     def find_system(self) -> bool:
         """Compute anew what the system lives on; True if it changed. May wait for an automount: not for the loop."""
-        found = system_devices(self._identities, self._keep)
+        found = system_devices(self._identities, self._keep, guarded=self._was_guarded)
         changed = dict(found.reasons) != dict(self._identities.system)
         if changed:
             for sentence in found.unresolved:
@@ -147,6 +147,11 @@ class Devices:
         else:
             self._gone.add(dev)
         self._tables.guard.delete(dev.to_kernel())
+
+    def _was_guarded(self, dev: DevNum) -> bool:
+        """By the table, which outlives the daemon."""
+        entry = self._tables.guard.get(dev.to_kernel())
+        return entry is not None and entry.state != State.UNGUARDED
 
     def _in_use(self, dev: DevNum) -> bool:
         counts = self._tables.ledger.get(dev.to_kernel())

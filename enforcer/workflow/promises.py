@@ -20,11 +20,11 @@ from enforcer.lost.files import Promise, read_promises, revoker_trouble, write_p
 from enforcer.model.guarantee import Offer, Ready, offer
 from enforcer.model.lease import Guarantee, Lease
 from enforcer.model.resource import Device, ResourceId
+from enforcer.storage.system import SWAP
 from enforcer.workflow.devices import Devices, Known, covers
 
 log = logging.getLogger(__name__)
 EVERY_S = 1.0
-_SWAP = "holds active swap"  # of storage/system.py: the one use of a leased device that makes it the system's
 
 
 class Promises:
@@ -125,7 +125,7 @@ class Promises:
         for device in stand:
             if disk.dev not in (device.dev, *device.below) or device.dev in below:
                 continue  # elsewhere, or named for the sake of what stands on it
-            if device.system != _SWAP or not self._leased(device):
+            if device.system != SWAP or not self._leased(device):
                 return device.system
         return ""
 

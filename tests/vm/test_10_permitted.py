@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from enforcer.daemon.reconcile import EVERY_S
 from tools.lab import ways
 from tools.lab.cluster import Cluster
 from tools.lab.story import Story
@@ -75,6 +78,16 @@ def test_a_free_device_can_be_swap(story: Story, two: Node) -> None:
     story.works(two, f"mkswap -q {dev}")
     story.cluster.wait_free(two, dev)
     _works_and_gives_back(story, two, ways.SWAP, dev)
+
+
+def test_swap_under_a_lease_leaves_the_rest_of_the_disk_guarded(story: Story, two: Node, cluster: Cluster) -> None:
+    dev = story.part(two, 2)
+    story.works(two, ways.SWAP.started(dev))
+    time.sleep(2 * EVERY_S + 1)  # the daemon has looked again what the system lives on
+    found = [cluster.state_of(two, name)["state"] for name in (dev, two.device(cluster.disk), story.part(two))]
+    story.works(two, ways.SWAP.ended(dev))
+    assert found[0] == "live" and "unguarded" not in found, found
+    cluster.wait_free(two, dev)
 
 
 def test_a_free_whole_disk_can_be_written(story: Story, two: Node, cluster: Cluster) -> None:

@@ -140,6 +140,23 @@ NAME_MUTANTS = (
         f"{FIGURES}::test_a_thousand_tmpfs_mounts_ask_nobody",
     ),
     Mutant(
+        "swap-unguards-the-disk",
+        "Swap that is switched on under a lease does not unguard the partitions beside it.",
+        "enforcer/storage/system.py",
+        "            if reason == SWAP and self._guarded(dev):\n",
+        "            if False:\n",
+        "tests/unit/storage/test_storage_use.py::test_swap_on_a_guarded_device_makes_nothing_the_systems",
+    ),
+    Mutant(
+        "swap-forgotten-as-guarded",
+        "What the table has as guarded when swap is found on it is not the system's.",
+        "enforcer/workflow/devices.py",
+        "guarded=self._was_guarded)",
+        "guarded=lambda _: False)",
+        "tests/unit/workflow/test_workflow_devices.py"
+        "::test_swap_is_the_systems_unless_the_table_says_that_it_was_guarded",
+    ),
+    Mutant(
         "keeper-grows",
         "The keeper stays below 30 MB.",
         "enforcer/keeper/main.py",

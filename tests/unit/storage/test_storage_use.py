@@ -64,6 +64,18 @@ def test_an_lv_over_multipath_makes_every_path_a_system_device(san: Machine) -> 
     assert set(found.reasons.values()) == {"holds /usr"}
 
 
+def test_swap_on_a_guarded_device_makes_nothing_the_systems(san: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its whole disk were unguarded, and with it the partitions that others have."""
+    nodes_for(san, monkeypatch, sdd1="8:49")
+    san.write("proc/swaps", "Filename Type Size Used Priority\n/dev/sdd1 partition 1 0 -2\n/swapfile file 1 0 -3\n")
+    for guarded in (8, 49), (8, 2):
+        table = {b"/": "8:1", b"/swapfile": "8:2"}
+        found = system_devices(san.ids(), device_of=fake(table), guarded=lambda dev, it=guarded: dev == DevNum(*it))
+        swaps = {dev for dev, reason in found.reasons.items() if reason == "holds active swap"}
+        assert DevNum(*guarded) not in swaps and len(swaps & {DevNum(8, 49), DevNum(8, 2)}) == 1
+    assert "holds /" in system_devices(san.ids(), device_of=fake(table), guarded=lambda _: True).reasons.values()
+
+
 def test_given_paths_and_swap_areas_are_kept_too(san: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes_for(san, monkeypatch, sdd1="8:49")
     san.write("proc/swaps", "Filename Type Size Used Priority\n/dev/sdd1 partition 1 0 -2\n/swapfile file 1 0 -3\n")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.policy.engine import Facts, Guarding
 from enforcer.policy.rules import Policy
 from enforcer.storage.dmtable import DmTable
+from enforcer.storage.system import SWAP, SystemDevices
+from enforcer.workflow import devices as workflow_devices
 from enforcer.workflow.devices import Devices, Grip, Hold, Known, covers, most_specific
 
 LUNS = ("wwn-a", "wwn-b")
@@ -32,6 +35,9 @@ class Guards:
     def __init__(self) -> None:
         self.entries: dict[int, abi.Guard] = {}
         self.writes = 0
+
+    def get(self, key: int) -> abi.Guard | None:
+        return self.entries.get(key)
 
     def put(self, key: int, value: abi.Guard) -> None:
         self.entries[key] = value
@@ -189,3 +195,26 @@ def test_a_map_without_a_table_is_nothing_yet(node: Node) -> None:
     node.map_of_table = number
     node.devices.expect_table(DmTable("late", "", None, ()))
     assert node.entry(number) is None, "a table is about to be loaded"
+
+
+@pytest.mark.parametrize(
+    ("entry", "system"),
+    [
+        (None, True),  # swap from before the first daemon
+        (State.UNGUARDED, True),
+        (State.LIVE, False),
+        (State.CLOSING, False),
+        (State.FREE, False),  # its lease is gone: all the more
+    ],
+)
+def test_swap_is_the_systems_unless_the_table_says_that_it_was_guarded(
+    monkeypatch: pytest.MonkeyPatch, entry: State | None, system: bool
+) -> None:
+    def found(*_: object, guarded: Callable[[DevNum], bool]) -> SystemDevices:
+        return SystemDevices({} if guarded(DevNum(8, 1)) else {DevNum(8, 1): SWAP})
+
+    monkeypatch.setattr(workflow_devices, "system_devices", found)
+    mine = devices()
+    if entry is not None:
+        mine._tables.guard.put(DevNum(8, 1).to_kernel(), abi.Guard(state=entry))
+    assert mine.find_system() is system
