@@ -3,9 +3,14 @@
 
 An agent is a program that reads ``name=value`` lines from its standard input and answers by its exit code
 (ClusterLabs/fence-agents, doc/FenceAgentAPI.md): of ``action=off`` 0 is done, and 1 also stands for "could not verify";
-of ``action=status`` 0 is on, 1 no contact, 2 off. So two calls that must both say it: off that ends with 0, then status
-that ends with 2. Nothing else is a proof: no other code, no signal, no time-out. ("Timeout is a failure, not success",
-the same document. A Python that cannot find its program ends with 2 too, but then it does so for off as well.)
+of ``action=status`` 0 is on, 1 no contact, 2 off. A change that was seen is a proof: status that ends with 0, off that
+ends with 0, then status that ends with 2. Nothing else is: no other code, no signal, no time-out. ("Timeout is a
+failure, not success", the same document.)
+
+A node that is off before anything was done proves nothing. An agent asks the same function for off and for status
+(lib/fencing.py.py, fence_action): what that calls off is not switched off, off ends with 0 at once, and status says it
+once more. Many call a virtual machine off that is only suspended, or one that they do not know, and who is resumed
+writes on. So that is for somebody to answer for who has looked.
 
 The options may hold a password: they are given in a file that exists in memory alone, not on the command line or in the
 environment. fencing.py prints each line that it does not know, so whatever stands in an option is taken out of what the
@@ -38,8 +43,25 @@ class NotOff(EnforcerError):
     """It is not proven that the node is off: nothing may be taken over because of this run."""
 
 
-async def switch_off(agent: FenceAgent, node: str) -> None:
-    """Returns when ``node`` is proven to be off. Raises NotOff in every other case, after 2 x ``timeout_s`` at most."""
+class WasOff(NotOff):
+    """The agent calls the node off, and nobody saw it go off."""
+
+
+async def switch_off(agent: FenceAgent, node: str, was_off: bool = False) -> bool:
+    """Returns when ``node`` went off: True. False if it was off before, which is only taken if ``was_off``.
+
+    Raises NotOff in every other case, after 3 x ``timeout_s`` at most.
+    """
+    code, said = await _call(agent, node, "status")
+    if code == IS_OFF and was_off:
+        return False
+    if code == IS_OFF:
+        raise WasOff(
+            f"{agent.name} says that {node} was off already: suspended? another machine's plug?",
+            hint=f"look at it: if it is without power, enforcer fence run {node} --was-off, or fence confirm",
+        )
+    if code != IS_ON:
+        raise _not_off(agent, node, f"cannot tell whether {node} is on ({_ended(code)})", said)
     code, said = await _call(agent, node, "off")
     if code != DONE:
         raise _not_off(agent, node, f"could not switch {node} off ({_ended(code)})", said)
@@ -48,6 +70,7 @@ async def switch_off(agent: FenceAgent, node: str) -> None:
         raise _not_off(agent, node, f"says that {node} is on after it has switched it off", said)
     if code != IS_OFF:
         raise _not_off(agent, node, f"cannot tell whether {node} is off ({_ended(code)})", said)
+    return True
 
 
 def _not_off(agent: FenceAgent, node: str, what: str, said: str = "") -> NotOff:

@@ -170,5 +170,6 @@ class Verbs:
         if not isinstance(node, str) or not node:
             raise UsageError("a node is needed", hint="enforcer fence run NODE")
         by = f"root on {self._parts.holder.node} says"
-        fenced = await self._parts.fences.run(node, alive=request.get("alive") is True, asked_by=by)
+        alive, was_off = request.get("alive") is True, request.get("was_off") is True
+        fenced = await self._parts.fences.run(node, alive=alive, was_off=was_off, asked_by=by)
         return dataclasses.asdict(fenced)

@@ -9,6 +9,10 @@ A fact is never forced upon the store. Who was switched off renews no more, so a
 time says that another machine was switched off (a wrong plug), and nothing is recorded. Of a node that was gone from
 the start nothing can tell: there the settings are believed.
 
+A node that is off before its agent did anything may be suspended only, so an administrator must answer for it
+(``was_off``), as for a confirmed fencing. What this process itself saw going off needs no such word: a run whose fact
+could not be recorded is repeated.
+
 On demand the same is done without an administrator, more carefully: only if everybody in the way is gone and has an
 agent, not for a use that a rule in mode audit lets pass, not without the cluster's quorum where there is a cluster
 manager, once at a time for each node, and after a failure not before ``FIRST_PAUSE_S``, then twice that, and so on.
@@ -21,7 +25,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from enforcer.cluster.fence_agent import switch_off, untrusted
+from enforcer.cluster.fence_agent import WasOff, switch_off, untrusted
 from enforcer.cluster.store import LeaseStore
 from enforcer.cluster.view import ClusterView, Quorum
 from enforcer.model.clock import boot_ns
@@ -47,15 +51,17 @@ class Fenced:
     agent: str
     boot_ids: tuple[str, ...]
     resources: tuple[str, ...]
+    was_off: bool = False  # nobody saw it go off: it was, and somebody answers for it
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """After a run on demand. ``why`` it failed; empty if it did not."""
+    """After a run on demand. ``why`` it failed; empty if it did not. ``flag``: of the command that may do it."""
 
     until_ns: int
     pause_s: float
     why: str
+    flag: str
 
 
 class Fences:
@@ -69,7 +75,7 @@ class Fences:
         me: Holder,
         notice: Notice,
         *,
-        off: Callable[[FenceAgent, str], Awaitable[None]] = switch_off,
+        off: Callable[[FenceAgent, str, bool], Awaitable[bool]] = switch_off,
         now_ns: Callable[[], int] = boot_ns,
     ) -> None:
         self._settings, self._store, self._view, self._me, self._notice = settings, store, view, me, notice
@@ -77,21 +83,23 @@ class Fences:
         self._running: dict[str, tuple[frozenset[str], asyncio.Task[Fenced]]] = {}
         self._demanded: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, _Pause] = {}
+        self._went_off: set[tuple[str, str]] = set()  # (node, boot id): seen, and the store was not there to record it
         for node, agent in settings.nodes.items():  # better heard of now than when it is needed
             if what := untrusted(agent.program):
                 log.warning("%s cannot be fenced: %s %s", node, agent.program, what)
 
     async def close(self) -> None:
-        """End what runs. A node may be off then without a fact: the next run finds it off and records it."""
+        """End what runs. A node may be off then without a fact: an administrator must answer for it then."""
         tasks = [*self._demanded.values(), *(task for _, task in self._running.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def run(self, node: str, *, alive: bool = False, asked_by: str) -> Fenced:
+    async def run(self, node: str, *, alive: bool = False, was_off: bool = False, asked_by: str) -> Fenced:
         """Switch ``node`` off, and record that the boots of it that hold leases now are silent for ever.
 
-        ``alive``: even if it renews its session. Who comes while it is being done gets the same outcome. Raises
+        ``alive``: even if it renews its session; ``was_off``: whoever asks answers for it that it is without power, if
+        its agent says that it was off already. Who comes while it is being done gets the same outcome. Raises
         EnforcerError: not this node, no agent, nothing to be freed, still alive, not proven off, not recorded.
         """
         agent = self._agent(node)
@@ -112,7 +120,8 @@ class Fences:
         else:
             resources = tuple(sorted(str(h.lease.resource) for h in wanted))
             fenced = Fenced(node, agent.name, tuple(sorted(boots)), resources)
-            task = asyncio.create_task(self._fence(agent, fenced, asked_by))
+            gone = all(h.liveness in GONE for h in wanted)
+            task = asyncio.create_task(self._fence(agent, fenced, asked_by, was_off=was_off, gone=gone))
             self._running[node] = boots, task
             task.add_done_callback(lambda done: self._ended(node, done))
         return await asyncio.shield(task)
@@ -133,7 +142,7 @@ class Fences:
                 remedies.append("try again when that is over: enforcer who")
             elif pause is not None and pause.why:
                 said.append(f"it was to be switched off, but {pause.why}")
-                remedies.append(f"enforcer fence run {node}; or, if it is off for certain, {denied.remedy}")
+                remedies.append(f"enforcer fence run {node}{pause.flag}; or, if it is off for certain, {denied.remedy}")
         if not said:
             return denied
         return replace(denied, reason=f"{denied.reason}; {', '.join(said)}", remedy="; ".join(dict.fromkeys(remedies)))
@@ -154,19 +163,28 @@ class Fences:
         node, by_time = held.lease.holder.node, held.lease.guarantee in SELF_FENCING
         return held.liveness in GONE and not by_time and node != self._me.node and node in self._settings.nodes
 
-    async def _fence(self, agent: FenceAgent, fenced: Fenced, asked_by: str) -> Fenced:
+    async def _fence(self, agent: FenceAgent, fenced: Fenced, asked_by: str, *, was_off: bool, gone: bool) -> Fenced:
         node, facts = fenced.node, {"boot_ids": list(fenced.boot_ids), "resources": list(fenced.resources)}
-        self._notice("fence-run", f"{agent.name} is to switch {node} off, {asked_by}", facts)
+        word = f"{asked_by}, who answers for it if it was off already" if was_off else asked_by
+        self._notice("fence-run", f"{agent.name} is to switch {node} off, {word}", facts)
+        boots = {(node, boot_id) for boot_id in fenced.boot_ids}
         try:
-            await self._off(agent, node)
-            for boot_id in fenced.boot_ids:
-                await self._record(node, boot_id, f"{agent.name} on {self._me.node}")
+            seen = boots <= self._went_off
+            went_off = await self._off(agent, node, was_off or seen) or seen
+            self._went_off -= boots
+            how = "" if went_off else ", off already: an administrator answers for it"
+            try:
+                for boot_id in fenced.boot_ids:
+                    await self._record(node, boot_id, f"{agent.name} on {self._me.node}{how}")
+            except StoreUnavailable:
+                self._went_off |= boots if went_off and gone else set()  # who was alive may have another plug
+                raise
         except EnforcerError as error:
             self._notice("fence-failed", f"{node} is not fenced: {error}", facts)
             raise
-        boots = " and ".join(fenced.boot_ids)
-        self._notice("fence-confirm", f"{agent.name} has switched {node} off: boot {boots} is fenced", facts)
-        return fenced
+        done = f"has switched {node} off" if went_off else f"says that {node} was off, and {asked_by} that it is"
+        self._notice("fence-confirm", f"{agent.name} {done}: boot {' and '.join(fenced.boot_ids)} is fenced", facts)
+        return replace(fenced, was_off=not went_off)
 
     async def _record(self, node: str, boot_id: str, by: str) -> None:
         clock = asyncio.get_running_loop().time
@@ -177,21 +195,22 @@ class Fences:
                 return
             except EnforcerError as error:
                 if clock() >= end:
-                    hint = "was it another machine? check the plug in enforcer.toml"
-                    hint = error.hint if isinstance(error, StoreUnavailable) else hint
                     what = f"its agent says that {node} is off, but that is not recorded: {error}"
+                    if isinstance(error, StoreUnavailable):
+                        raise StoreUnavailable(what, hint=error.hint) from None
+                    hint = "was it another machine? check the plug in enforcer.toml"
                     raise EnforcerError(what, hint=hint) from None
             await asyncio.sleep(AGAIN_S)
 
     async def _demand(self, node: str) -> None:
-        pause, why = FIRST_PAUSE_S, ""
+        pause, why, flag = FIRST_PAUSE_S, "", ""
         try:
             quorum = await self._view.quorum()
             if quorum not in (Quorum.HELD, Quorum.NONE):
                 raise EnforcerError(f"the cluster's quorum is {quorum}")
             await self.run(node, asked_by="because its lease is wanted here")
         except EnforcerError as error:
-            why = str(error)
+            why, flag = str(error), " --was-off" if isinstance(error, WasOff) else ""
         except Exception as error:
             log.exception("fencing %s failed", node)
             why = f"fencing failed: {error}"
@@ -201,7 +220,7 @@ class Fences:
                 pause = min(2 * before.pause_s, MOST_PAUSE_S)
             if why:
                 log.warning("%s is not fenced, and not tried again for %g s: %s", node, pause, why)
-            self._pauses[node] = _Pause(self._now_ns() + int(pause * 1e9), pause, why)
+            self._pauses[node] = _Pause(self._now_ns() + int(pause * 1e9), pause, why, flag)
             del self._demanded[node]
 
     def _ended(self, node: str, task: asyncio.Task[Fenced]) -> None:

@@ -22,7 +22,7 @@ CONFIRM = "confirm that a node was fenced, so that its leases may be taken over"
 RUN = "switch a node off by its fence agent, so that its leases may be taken over"
 EXAMPLE = "enforcer fence confirm node-1 --boot-id 1a2b3c4d-0000-4000-8000-000000000000"
 
-LONGEST_S = 5000.0  # two calls of an agent, and the end of a session: who is tired of waiting may go
+LONGEST_S = 5000.0  # the calls of an agent, and the end of a session: who is tired of waiting may go
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -37,6 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
     switch = verbs.add_parser("run", help=RUN, description=f"{RUN}. It is left off.")
     switch.add_argument("node", metavar="NODE")
     switch.add_argument("--alive", action="store_true", help="even if the node renews its session")
+    switch.add_argument("--was-off", action="store_true", help="you answer for it if its agent says it was off already")
     switch.add_argument("--json", action="store_true", help="one object")
 
 
@@ -59,13 +60,15 @@ def run(options: Namespace, output: Output) -> int:
 
 
 def _run(options: Namespace, output: Output) -> int:
-    data = Client(options.socket, timeout=LONGEST_S).ask("fence-run", {"node": options.node, "alive": options.alive})
+    request = {"node": options.node, "alive": options.alive, "was_off": options.was_off}
+    data = Client(options.socket, timeout=LONGEST_S).ask("fence-run", request)
     if options.json:
         output.json({"schema": 1, **data})
         return Exit.OK
     name = for_terminal(options.node)
     boots = " and ".join(for_terminal(boot) for boot in texts(data, "boot_ids"))
-    output.line(f"{name}: switched off by {for_terminal(text(data, 'agent'))}; boot {boots} is recorded as fenced")
+    how = "off already, says" if data.get("was_off") is True else "switched off by"
+    output.line(f"{name}: {how} {for_terminal(text(data, 'agent'))}; boot {boots} is recorded as fenced")
     for resource in texts(data, "resources"):
         output.line(f"  may be taken over: {resource}")
     output.line(f"{name} is left off: find out what was wrong, then switch it on by hand")

@@ -43,7 +43,13 @@ def test_fence_run_says_what_is_free_now_and_that_the_node_is_left_off(
     text = printed(capsys)
     assert f"switched off by fence_ipmilan; boot {OTHER_BOOT} is recorded as fenced" in text
     assert "may be taken over: wwn-0x5000c500aa/p1" in text and "node-1 is left off" in text
-    assert daemon.requests[-1] == {"schema": 1, "verb": "fence-run", "node": "node-1", "alive": False}
+    asked = {"schema": 1, "verb": "fence-run", "node": "node-1", "alive": False, "was_off": False}
+    assert daemon.requests[-1] == asked
+    daemon.replies = {"fence-run": fenced | {"was_off": True}}
+    assert main(["fence", "--socket", str(daemon.path), "run", "node-1", "--was-off"]) == 0
+    assert "node-1: off already, says fence_ipmilan; boot" in printed(capsys)
+    assert daemon.requests[-1] == asked | {"was_off": True}
+    daemon.replies = {"fence-run": fenced}
     assert main(["fence", "--socket", str(daemon.path), "run", "node-1", "--alive", "--json"]) == 0
     assert json.loads(printed(capsys)) == {"schema": 1, **fenced}
     assert daemon.requests[-1]["alive"] is True

@@ -12,44 +12,70 @@ from pathlib import Path
 import pytest
 
 from enforcer.cluster import fence_agent
-from enforcer.cluster.fence_agent import NotOff, switch_off
+from enforcer.cluster.fence_agent import NotOff, WasOff, switch_off
 from enforcer.settings import FenceAgent
 
-# What an agent is: options from standard input, an exit code. %s is what it does for off, then for status.
+# What an agent is: options from standard input, an exit code. It is asked for status before off and after it.
 AGENT = """#!/bin/sh
 while read -r line; do echo "$line" >> {log}; case "$line" in action=*) action="${{line#action=}}";; esac; done
-case "$action" in off) {off};; status) {status};; *) exit 1;; esac
+was=$([ "$(grep -c ^action=status {log})" = 1 ] && echo was)
+case "$was$action" in wasstatus) {was};; *off) {off};; status) {status};; *) exit 1;; esac
 """
-OFF, IS_OFF = "exit 0", "exit 2"
+OFF, IS_ON, IS_OFF = "exit 0", "exit 0", "exit 2"
 Make = Callable[..., FenceAgent]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def write(off: str = OFF, status: str = IS_OFF, timeout_s: float = 5.0, **options: str) -> FenceAgent:
+    def write(
+        off: str = OFF, status: str = IS_OFF, was: str = IS_ON, timeout_s: float = 5.0, **options: str
+    ) -> FenceAgent:
         program = tmp_path / "fence_test"
-        program.write_text(AGENT.format(log=tmp_path / "log", off=off, status=status))
+        program.write_text(AGENT.format(log=tmp_path / "log", off=off, status=status, was=was))
         program.chmod(0o755)
         return FenceAgent(str(program), options, timeout_s)
 
     return write
 
 
-def run(agent: FenceAgent) -> None:
-    asyncio.run(asyncio.wait_for(switch_off(agent, "node-9"), 20))
+def run(agent: FenceAgent, *, was_off: bool = False) -> bool:
+    return asyncio.run(asyncio.wait_for(switch_off(agent, "node-9", was_off), 20))
 
 
 def refused(agent: FenceAgent) -> str:
     with pytest.raises(NotOff) as caught:
         run(agent)
-    assert "[fencing.node-9]" in caught.value.hint
+    assert "[fencing.node-9]" in caught.value.hint or isinstance(caught.value, WasOff)
     return str(caught.value)
 
 
-def test_off_is_asked_for_and_then_looked_at_with_the_options_on_standard_input(make: Make, tmp_path: Path) -> None:
-    run(make(ip="192.0.2.1", plug="a b=c"))
+def actions(tmp_path: Path) -> list[str]:
+    lines = (tmp_path / "log").read_text().splitlines()
+    return [line.removeprefix("action=") for line in lines if line.startswith("action=")]
+
+
+def test_it_is_seen_going_off_with_the_options_on_standard_input(make: Make, tmp_path: Path) -> None:
+    assert run(make(ip="192.0.2.1", plug="a b=c"))
     told = ["ip=192.0.2.1", "plug=a b=c", "nodename=node-9"]
-    assert (tmp_path / "log").read_text().splitlines() == [*told, "action=off", *told, "action=status"]
+    log = (tmp_path / "log").read_text().splitlines()
+    assert log == [*told, "action=status", *told, "action=off", *told, "action=status"]
+
+
+def test_who_was_off_before_may_be_suspended_only_and_is_for_an_administrator(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(WasOff, match=r"was off already: suspended\? another machine's plug\?") as caught:
+        run(make(was=IS_OFF))
+    assert "fence run node-9 --was-off" in caught.value.hint and "fence confirm" in caught.value.hint
+    assert actions(tmp_path) == ["status"]
+    (tmp_path / "log").unlink()
+    assert run(make(was=IS_OFF), was_off=True) is False
+    (tmp_path / "log").unlink()
+    assert run(make(was=IS_ON), was_off=True) is True, "who is on is switched off all the same"
+
+
+@pytest.mark.parametrize("code", [1, 3, 127, 255])
+def test_of_whom_it_cannot_be_told_whether_it_is_on_nothing_is_tried(make: Make, tmp_path: Path, code: int) -> None:
+    assert f"cannot tell whether node-9 is on (exit status {code})" in refused(make(was=f"exit {code}"))
+    assert actions(tmp_path) == ["status"]
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 127, 255])

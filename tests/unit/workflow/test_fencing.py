@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ from lab_court import Court, mount, refuses
 from lab_node import ME, OTHER, SAN, A, B, Node, Store, run, turn
 
 from enforcer.cluster.conflicts import Witness, check_fence, refusal
-from enforcer.cluster.fence_agent import NotOff
+from enforcer.cluster.fence_agent import NotOff, WasOff
 from enforcer.cluster.view import NoCluster, Quorum
 from enforcer.model.errors import EnforcerError, StoreUnavailable
 from enforcer.model.intent import Effect
@@ -71,6 +72,7 @@ class Lab:
     told: list[tuple[str, str]] = field(default_factory=list)
     during: Callable[[], Coroutine[Any, Any, None]] | None = None
     fails: bool = False
+    off_already: bool = False
     now_ns: int = 0
 
     def __post_init__(self) -> None:
@@ -89,13 +91,17 @@ class Lab:
     def notice(self, kind: str, sentence: str, facts: Mapping[str, object]) -> None:
         self.told.append((kind, sentence))
 
-    async def off(self, agent: FenceAgent, node: str) -> None:
+    async def off(self, agent: FenceAgent, node: str, was_off: bool) -> bool:
         assert agent is AGENTS[OTHER.node]
         self.runs.append(node)
         if self.during:
             await self.during()
         if self.fails:
             raise NotOff("fence_x could not switch node-2 off")
+        if self.off_already and not was_off:
+            raise WasOff("fence_x says that node-2 was off already")
+        went_off, self.off_already = not self.off_already, True
+        return went_off
 
     def facts(self) -> list[tuple[str, str]]:
         return sorted(self.store.fenced)
@@ -109,8 +115,8 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     return Lab()
 
 
-def fence(lab: Lab, node: str = OTHER.node, *, alive: bool = False) -> Any:
-    return run(lab.fences().run(node, alive=alive, asked_by="root says"))
+def fence(lab: Lab, node: str = OTHER.node, *, alive: bool = False, was_off: bool = False) -> Any:
+    return run(lab.fences().run(node, alive=alive, was_off=was_off, asked_by="root says"))
 
 
 def not_fenced(lab: Lab, node: str = OTHER.node, **more: Any) -> EnforcerError:
@@ -131,6 +137,45 @@ def test_an_agent_that_did_not_prove_it_leaves_no_fact(lab: Lab) -> None:
     lab.fails = True
     assert "could not switch node-2 off" in str(not_fenced(lab))
     assert [kind for kind, _ in lab.told] == ["fence-run", "fence-failed"]
+
+
+def test_who_was_off_already_is_fenced_only_on_an_administrators_word_and_that_is_told(lab: Lab) -> None:
+    lab.off_already = True
+    assert isinstance(not_fenced(lab), WasOff)
+    lab.told.clear()
+    assert fence(lab, was_off=True).was_off
+    assert lab.store.fenced == {
+        (OTHER.node, OTHER.boot_id): "fence_x on node-1, off already: an administrator answers for it"
+    }
+    (_, begun), (_, done) = lab.told
+    assert "root says, who answers for it if it was off already" in begun
+    assert done.startswith("fence_x says that node-2 was off, and root says that it is: boot ")
+
+
+@pytest.mark.parametrize(
+    ("failed", "again"),
+    [(StoreUnavailable("no answer"), True), (EnforcerError("node-2 is live: it renews its session"), False)],
+)
+@pytest.mark.parametrize("alive", [False, True])
+def test_what_it_saw_going_off_is_recorded_later_unless_that_was_another_machine(
+    lab: Lab, failed: EnforcerError, again: bool, alive: bool
+) -> None:
+    """Of a node that lived then, a session that ends later may be the end of another one than that of its power."""
+    lab.store.unable = failed
+    if alive:
+        lab.store.present[OTHER.node] = OTHER
+
+    async def scenario() -> None:
+        fences = lab.fences()
+        with pytest.raises(EnforcerError, match="is not recorded"):
+            await fences.run(OTHER.node, alive=alive, asked_by="")
+        lab.store.unable = None
+        lab.gone()
+        with contextlib.nullcontext() if again and not alive else pytest.raises(WasOff):
+            assert not (await fences.run(OTHER.node, asked_by="")).was_off
+
+    run(scenario())
+    assert lab.runs == [OTHER.node] * 2 and bool(lab.facts()) == (again and not alive)
 
 
 def test_a_boot_that_appears_while_the_agent_runs_is_not_covered(lab: Lab) -> None:
@@ -313,6 +358,18 @@ def test_after_a_failure_it_is_tried_again_later_and_later(lab: Lab) -> None:
 
     run(scenario())
     assert lab.facts() == []
+
+
+def test_on_demand_nobody_is_taken_for_off_who_was_so_before(lab: Lab) -> None:
+    lab.off_already = True
+
+    async def scenario() -> None:
+        told = await demanded(lab, lab.fences(), 3)
+        assert told.reason.endswith("it was to be switched off, but fence_x says that node-2 was off already")
+        assert told.remedy.startswith("enforcer fence run node-2 --was-off; or") and "fence confirm" in told.remedy
+
+    run(scenario())
+    assert lab.runs == [OTHER.node] and lab.facts() == []
 
 
 # -- as a caller sees it ---------------------------------------------------------------------------------------------
