@@ -12,6 +12,11 @@ A node that is off before anything was done proves nothing. An agent asks the sa
 once more. Many call a virtual machine off that is only suspended, or one that they do not know, and who is resumed
 writes on. So that is for somebody to answer for who has looked.
 
+Some agents leave the node on and take something from it, its path to the storage say, or only keep books. A status of 2
+is about that then. So each run begins with the agent's metadata, which gives ``on`` an ``automatic="1"`` if the node is
+to undo by itself, once it is up, what was done to it (fencing.py prints that for all ``fabric_fencing``). Those are
+refused, and who does not tell what it can do. The names of others are in enforcer/settings/fencing.py.
+
 The options may hold a password: they are given in a file that exists in memory alone, not on the command line or in the
 environment. fencing.py prints each line that it does not know, so whatever stands in an option is taken out of what the
 agent said before anybody is told.
@@ -22,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import stat
 from collections.abc import Mapping
@@ -37,6 +43,9 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 KEPT_BYTES = 4096  # of the end of what an agent says
 MOST_BYTES = 1 << 20  # who says more is out of order
 SAID_CHARS = 160
+METADATA_BYTES = 1 << 17  # the longest of the package has 18 kB
+_AUTOMATIC = re.compile(rb"""\bautomatic\s*=\s*["']?([^"'\s/<>]*)""")
+_OFF = re.compile(rb"""<action\s[^<>]*\bname\s*=\s*["']off["']""")
 
 
 class NotOff(EnforcerError):
@@ -50,8 +59,10 @@ class WasOff(NotOff):
 async def switch_off(agent: FenceAgent, node: str, was_off: bool = False) -> bool:
     """Returns when ``node`` went off: True. False if it was off before, which is only taken if ``was_off``.
 
-    Raises NotOff in every other case, after 3 x ``timeout_s`` at most.
+    Raises NotOff in every other case, after 4 x ``timeout_s`` at most.
     """
+    if what := unfit(await _metadata(agent, node)):
+        raise _not_off(agent, node, what)
     code, said = await _call(agent, node, "status")
     if code == IS_OFF and was_off:
         return False
@@ -73,6 +84,20 @@ async def switch_off(agent: FenceAgent, node: str, was_off: bool = False) -> boo
     return True
 
 
+def unfit(metadata: bytes) -> str:
+    """Why an agent with this metadata proves nothing, as what it does; empty if nothing is known against it."""
+    if any(value not in (b"0", b"false", b"no") for value in _AUTOMATIC.findall(metadata)):
+        return "leaves the node on: it takes something from it that it gets back by itself"
+    return "" if _OFF.search(metadata) else "does not say that it can switch off"
+
+
+async def _metadata(agent: FenceAgent, node: str) -> bytes:
+    code, told = await _heard_of(agent, node, {"action": "metadata"}, keep=METADATA_BYTES, most=METADATA_BYTES)
+    if code != DONE:
+        raise _not_off(agent, node, f"does not tell its metadata ({_ended(code)})", _last_line(told, agent))
+    return told
+
+
 def _not_off(agent: FenceAgent, node: str, what: str, said: str = "") -> NotOff:
     told = f": {said}" if said else ""
     return NotOff(f"{agent.name} {what}{told}", hint=f"run {agent.program} by hand; enforcer.toml [fencing.{node}]")
@@ -83,16 +108,25 @@ def _ended(code: int) -> str:
 
 
 async def _call(agent: FenceAgent, node: str, action: str) -> tuple[int, str]:
-    """Exit code (negative: the signal) and the last thing said. Raises NotOff if the program does not end in time."""
+    """Exit code (negative: the signal) and the last thing said. Raises NotOff as _heard_of does."""
+    options = {**agent.options, "nodename": node, "action": action}
+    code, heard = await _heard_of(agent, node, options, keep=KEPT_BYTES, most=MOST_BYTES)
+    return code, _last_line(heard, agent)
+
+
+async def _heard_of(
+    agent: FenceAgent, node: str, options: Mapping[str, str], *, keep: int, most: int
+) -> tuple[int, bytes]:
+    """Exit code and the end of what it said. Raises NotOff if the program does not end in time, or says too much."""
     if what := untrusted(agent.program):
         raise _not_off(agent, node, f"is not run: {agent.program} {what}")
     with contextlib.ExitStack() as stack:
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stack.callback(os.close, ours)
         os.set_blocking(theirs, True)
-        heard = _Heard(ours)
+        heard = _Heard(ours, keep, most)
         try:
-            child = await _start(agent, node, action, theirs)
+            child = await _start(agent, node, options, theirs)
         finally:
             os.close(theirs)
         heard.listen()
@@ -101,14 +135,15 @@ async def _call(agent: FenceAgent, node: str, action: str) -> tuple[int, str]:
             async with asyncio.timeout(agent.timeout_s):
                 await _first(child, heard.too_much)
         except TimeoutError:
-            raise _not_off(agent, node, f"did not end its {action} within {agent.timeout_s:g} s") from None
+            raise _not_off(agent, node, f"did not end its {options['action']} within {agent.timeout_s:g} s") from None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # its own session: what it started goes with it
             code = await child.wait()
+        said = heard.rest()
         if heard.too_much.is_set():
             raise _not_off(agent, node, "says more than can be read")
-        return code, _last_line(heard.rest(), agent)
+        return code, said
 
 
 async def _first(child: asyncio.subprocess.Process, too_much: asyncio.Event) -> None:
@@ -121,8 +156,8 @@ async def _first(child: asyncio.subprocess.Process, too_much: asyncio.Event) -> 
             way.cancel()
 
 
-async def _start(agent: FenceAgent, node: str, action: str, output: int) -> asyncio.subprocess.Process:
-    with _in_memory({**agent.options, "nodename": node, "action": action}) as options:
+async def _start(agent: FenceAgent, node: str, given: Mapping[str, str], output: int) -> asyncio.subprocess.Process:
+    with _in_memory(given) as options:
         try:
             return await asyncio.create_subprocess_exec(
                 agent.program,
@@ -147,8 +182,9 @@ def _in_memory(options: Mapping[str, str]) -> BinaryIO:
 class _Heard:
     """What comes out of a pipe: all of it read, its end kept."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, keep: int, most: int) -> None:
         self._fd, self._kept, self._read = fd, bytearray(), 0
+        self._keep, self._most = keep, most
         self.too_much = asyncio.Event()
 
     def listen(self) -> None:
@@ -169,10 +205,10 @@ class _Heard:
         except BlockingIOError:
             return False
         self._read += len(piece)
-        self._kept = (self._kept + piece)[-KEPT_BYTES:]
-        if self._read > MOST_BYTES:
+        self._kept = (self._kept + piece)[-self._keep :]
+        if self._read > self._most:
             self.too_much.set()
-        if not piece or self._read > MOST_BYTES:
+        if not piece or self._read > self._most:
             self.stop()
             return False
         return True

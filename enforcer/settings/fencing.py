@@ -19,21 +19,39 @@ from enforcer.policy.fields import Fields
 AGENTS = "/usr/sbin"  # where the package has them
 LEAST_S, MOST_S = 1.0, 600.0
 KEYS = ("agent", "options", "timeout")
-REFUSED_AGENTS = {
+_BOOKS = "it switches nothing off"
+_PATHS = "the node stays on, cut off from the storage or the network until something gives that back"
+REFUSED_AGENTS = {  # beside those that say so of themselves, which enforcer.cluster.fence_agent refuses when it asks
     "fence_ack_manual": "it takes somebody's word: enforcer fence confirm does that",
+    "fence_aws_vpc_net": _PATHS,
+    "fence_brocade": _PATHS,
+    "fence_cisco_mds": _PATHS,
+    "fence_compute": "it tells OpenStack that a host is down, which stays on",
     "fence_crosslink": "a node that answers no ping is not off",
-    "fence_dummy": "it switches nothing off",
-    "fence_evacuate": "it switches nothing off",
-    "fence_heuristics_ping": "it switches nothing off",
-    "fence_kdump": "it switches nothing off",
+    "fence_docker": "a container that is off is no kernel that is off",
+    "fence_dummy": _BOOKS,
+    "fence_evacuate": _BOOKS,
+    "fence_heuristics_ping": _BOOKS,
+    "fence_heuristics_resource": _BOOKS,
+    "fence_ifmib": _PATHS,
+    "fence_kdump": _BOOKS,
+    "fence_manual": "it takes somebody's word: enforcer fence confirm does that",
+    "fence_mcdata": _PATHS,
     "fence_mpath": "the node stays on; [lost] reservation is for that",
+    "fence_nova": "it is not known that what it calls off is off: fence_openstack",
+    "fence_recorder": _BOOKS,
+    "fence_sanbox2": _PATHS,
+    "fence_sbd": "it leaves a message on a disk, which nobody may read",
     "fence_scsi": "the node stays on; [lost] reservation is for that",
+    "fence_vixel": _PATHS,
+    "fence_watchdog": _BOOKS,
 }
 REFUSED_OPTIONS = {
     "action": "it is given by enforcerd",
     "option": "it is an old name of action, which is given by enforcerd",
     "nodename": "it is given by enforcerd",
     "missing_as_off": "a plug that is not there is no node that is off",
+    "network_fencing": "a network that is away is no node that is off",
     "verbose": "the agent would print its password",
     "verbose_level": "the agent would print its password",
     "debug": "the agent would print its password",

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.full, pytest.mark.own_lab]
 AGENT = """#!/bin/sh
 cat > /run/fence-asked
 case "$(grep ^action= /run/fence-asked)" in
+action=metadata) echo '<action name="off" />'; exit 0;;
 action=off) cp /run/fence-asked /run/fence-off; while ! [ -e /run/is-off ]; do sleep 0.1; done; exit 0;;
 action=status) [ -e /run/is-off ] && exit 2; exit 0;;
 esac

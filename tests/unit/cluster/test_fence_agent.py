@@ -17,10 +17,14 @@ from enforcer.settings import FenceAgent
 
 # What an agent is: options from standard input, an exit code. It is asked for status before off and after it.
 AGENT = """#!/bin/sh
-while read -r line; do echo "$line" >> {log}; case "$line" in action=*) action="${{line#action=}}";; esac; done
+while read -r line; do
+  [ "$line" = action=metadata ] && {metadata}
+  echo "$line" >> {log}; case "$line" in action=*) action="${{line#action=}}";; esac
+done
 was=$([ "$(grep -c ^action=status {log})" = 1 ] && echo was)
 case "$was$action" in wasstatus) {was};; *off) {off};; status) {status};; *) exit 1;; esac
 """
+CAN = '<actions><action name="on" automatic="0"/><action name="off" /><action name="status" /></actions>'
 OFF, IS_ON, IS_OFF = "exit 0", "exit 0", "exit 2"
 Make = Callable[..., FenceAgent]
 
@@ -28,10 +32,15 @@ Make = Callable[..., FenceAgent]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     def write(
-        off: str = OFF, status: str = IS_OFF, was: str = IS_ON, timeout_s: float = 5.0, **options: str
+        off: str = OFF,
+        status: str = IS_OFF,
+        was: str = IS_ON,
+        metadata: str = f"echo '{CAN}' && exit 0",
+        timeout_s: float = 5.0,
+        **options: str,
     ) -> FenceAgent:
         program = tmp_path / "fence_test"
-        program.write_text(AGENT.format(log=tmp_path / "log", off=off, status=status, was=was))
+        program.write_text(AGENT.format(log=tmp_path / "log", metadata=metadata, off=off, status=status, was=was))
         program.chmod(0o755)
         return FenceAgent(str(program), options, timeout_s)
 
@@ -59,6 +68,30 @@ def test_it_is_seen_going_off_with_the_options_on_standard_input(make: Make, tmp
     told = ["ip=192.0.2.1", "plug=a b=c", "nodename=node-9"]
     log = (tmp_path / "log").read_text().splitlines()
     assert log == [*told, "action=status", *told, "action=off", *told, "action=status"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        (f"echo '{CAN.replace(chr(34) + '0', chr(34) + '1')}' && exit 0", "leaves the node on"),  # fence_scsi
+        ("printf \"<action\nautomatic = 'yes' name='on'><action name='off'>\" && exit 0", "leaves the node on"),
+        (f"echo '{CAN}' && exit 1", "does not tell its metadata (exit status 1)"),
+        ("kill -9 $$", "does not tell its metadata (ended by signal 9)"),
+        ("exit 0", "does not say that it can switch off"),
+        ("""echo '<action name="on" automatic="0"/>' && exit 0""", "does not say that it can switch off"),
+        (f"echo '{CAN}' && seq 40000 && exit 0", "says more than can be read"),
+        ("sleep 77", "did not end its metadata within 0.5 s"),
+    ],
+)
+def test_who_leaves_the_node_on_or_tells_not_what_it_does_is_not_run(
+    make: Make, tmp_path: Path, metadata: str, why: str
+) -> None:
+    assert why in refused(make(metadata=metadata, timeout_s=0.5 if "77" in metadata else 5.0))
+    assert not (tmp_path / "log").exists()
+
+
+def test_metadata_is_asked_for_without_the_options(make: Make, tmp_path: Path) -> None:
+    assert run(make(password="hunter2", metadata=f"test ! -e {tmp_path}/log && echo '{CAN}' && exit 0"))
 
 
 def test_who_was_off_before_may_be_suspended_only_and_is_for_an_administrator(make: Make, tmp_path: Path) -> None:

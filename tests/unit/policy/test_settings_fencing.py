@@ -52,6 +52,7 @@ def test_each_table_is_a_node_with_its_agent() -> None:
         (AGENT + "options = { 'a b' = '1' }", 3, "not the name of an option", "manual"),
         (AGENT + "options = { action = 'on' }", 3, "given by enforcerd", "Remove"),
         (AGENT + "options = { Missing-As-Off = '1' }", 3, "no node that is off", "Remove"),
+        (AGENT + "options = { network-fencing = '1' }", 3, "no node that is off", "Remove"),
         (AGENT + "options = { verbose = '1' }", 3, "print its password", "Remove"),
     ],
 )
@@ -62,6 +63,19 @@ def test_bad(text: str, line: int, word: str, remedy: str) -> None:
     assert found, str(caught.value)
     assert (found[0].file, found[0].line) == ("f", line)
     assert remedy in found[0].remedy or remedy in found[0].message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("brocade", "cisco_mds", "compute", "ifmib", "mpath", "sanbox2", "scsi", "aws_vpc_net", "sbd", "recorder"),
+        *("heuristics_ping", "heuristics_resource", "crosslink", "dummy", "evacuate", "kdump", "ack_manual", "nova"),
+    ],
+)
+def test_who_leaves_the_node_on_or_only_keeps_books_is_no_agent(name: str) -> None:
+    for where in ("", "/opt/"):
+        with pytest.raises(SettingsErrors, match=f"fence_{name} proves nothing"):
+            parse(f"[fencing.n]\nagent = '{where}fence_{name}'")
 
 
 @pytest.mark.parametrize(
