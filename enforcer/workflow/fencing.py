@@ -30,7 +30,7 @@ from enforcer.cluster.store import LeaseStore
 from enforcer.cluster.view import ClusterView, Quorum
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, StoreUnavailable
-from enforcer.model.lease import SELF_FENCING, Denied, HeldLease, Holder, Liveness
+from enforcer.model.lease import SELF_FENCING, Denied, Guarantee, HeldLease, Holder, Liveness
 from enforcer.settings import FenceAgent, Fencing
 
 log = logging.getLogger(__name__)
@@ -159,8 +159,13 @@ class Fences:
         return agent
 
     def _helps(self, held: HeldLease) -> bool:
-        """Whether switching the holder off would free this lease, and nothing else will in a moment."""
-        node, by_time = held.lease.holder.node, held.lease.guarantee in SELF_FENCING
+        """Whether switching the holder off would free this lease, and nothing else will in a moment.
+
+        Who is only stranded yet will be preempted soon; whom the storage could preempt and did not blocks for good.
+        """
+        node, guarantee = held.lease.holder.node, held.lease.guarantee
+        soon = guarantee is Guarantee.RESERVATION and held.liveness is Liveness.STRANDED
+        by_time = soon or guarantee in SELF_FENCING
         return held.liveness in GONE and not by_time and node != self._me.node and node in self._settings.nodes
 
     async def _fence(self, agent: FenceAgent, fenced: Fenced, asked_by: str, *, was_off: bool, gone: bool) -> Fenced:

@@ -191,6 +191,15 @@ MUTANTS = (
         (f"{LEFT_ALONE}[one lives]",),
     ),
     Mutant(
+        "fence-preemptible",
+        "Nobody is switched off on demand whom the storage preempts in a moment.",
+        FENCES,
+        "        by_time = soon or guarantee in SELF_FENCING\n",
+        "        by_time = guarantee in SELF_FENCING\n",
+        LEFT_ALONE,
+        (f"{LEFT_ALONE}[by the storage]",),
+    ),
+    Mutant(
         "fence-without-quorum",
         "Who has no quorum switches nobody off on demand.",
         FENCES,

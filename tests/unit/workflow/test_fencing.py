@@ -36,9 +36,10 @@ class FencedStore(Store):
     def __init__(self) -> None:
         super().__init__()
         self.unable: EnforcerError | None = None
+        self.gone: frozenset[tuple[str, str]] = frozenset()  # for so long that time or the storage may help
 
     def witness(self) -> Witness:
-        return Witness(self.present, frozenset(self.fenced))
+        return Witness(self.present, frozenset(self.fenced), self.gone)
 
     def _held(self, lun: str | None = None) -> list[HeldLease]:
         leases = [lease for lease in self.records.values() if lun in (None, lease.resource.lun)]
@@ -291,7 +292,9 @@ def test_on_demand_it_is_done_behind_the_refusal_and_then_the_lease_is_free(lab:
     assert "because its lease is wanted here" in lab.told[0][1]
 
 
-@pytest.mark.parametrize("why", ["not wanted", "no agent", "alive", "ourselves", "one lives", "by time"])
+@pytest.mark.parametrize(
+    "why", ["not wanted", "no agent", "alive", "ourselves", "one lives", "by time", "by the storage"]
+)
 def test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help(lab: Lab, why: str) -> None:
     if why == "not wanted":
         lab.settings = Fencing(False, AGENTS)
@@ -308,7 +311,8 @@ def test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help(l
         lab.store.hold(A, THIRD)
         lab.settings = Fencing(True, {**AGENTS, THIRD.node: AGENTS[OTHER.node]})
     else:
-        lab.store.records[B, OTHER.node] = replace(lab.store.hold(B), guarantee=Guarantee.CUT)
+        guarantee = Guarantee.CUT if why == "by time" else Guarantee.RESERVATION
+        lab.store.records[B, OTHER.node] = replace(lab.store.hold(B), guarantee=guarantee)
     denied = blocked(lab)
 
     async def scenario() -> None:
@@ -318,6 +322,18 @@ def test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help(l
 
     run(scenario())
     assert lab.runs == [] and lab.facts() == []
+
+
+def test_whom_the_storage_could_preempt_and_who_is_in_the_way_still_is_switched_off(lab: Lab) -> None:
+    lab.store.records[B, OTHER.node] = replace(lab.store.hold(B), guarantee=Guarantee.RESERVATION)
+    lab.store.gone = frozenset({(OTHER.node, OTHER.boot_id)})
+
+    async def scenario() -> None:
+        told = await demanded(lab, lab.fences())
+        assert told.reason.endswith("fence_x is switching node-2 off")
+
+    run(scenario())
+    assert lab.facts() == [(OTHER.node, OTHER.boot_id)]
 
 
 @pytest.mark.parametrize("quorum", [Quorum.LOST, Quorum.UNKNOWN])
