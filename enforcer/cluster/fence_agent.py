@@ -43,6 +43,8 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 KEPT_BYTES = 4096  # of the end of what an agent says
 MOST_BYTES = 1 << 20  # who says more is out of order
 SAID_CHARS = 160
+END_S = 1.0  # who was killed has ended by then
+_LASTING: set[asyncio.Task[int]] = set()  # waits for those who had not
 METADATA_BYTES = 1 << 17  # the longest of the package has 18 kB
 _AUTOMATIC = re.compile(rb"""\bautomatic\s*=\s*["']?([^"'\s/<>]*)""")
 _OFF = re.compile(rb"""<action\s[^<>]*\bname\s*=\s*["']off["']""")
@@ -59,7 +61,7 @@ class WasOff(NotOff):
 async def switch_off(agent: FenceAgent, node: str, was_off: bool = False) -> bool:
     """Returns when ``node`` went off: True. False if it was off before, which is only taken if ``was_off``.
 
-    Raises NotOff in every other case, after 4 x ``timeout_s`` at most.
+    Raises NotOff in every other case, after 4 x (``timeout_s`` + ``END_S``) at most.
     """
     if what := unfit(await _metadata(agent, node)):
         raise _not_off(agent, node, what)
@@ -139,11 +141,22 @@ async def _heard_of(
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # its own session: what it started goes with it
-            code = await child.wait()
+            code = await _reaped(child)
+        if code is None:
+            raise _not_off(agent, node, f"does not end: process {child.pid} is still there after SIGKILL")
         said = heard.rest()
         if heard.too_much.is_set():
             raise _not_off(agent, node, "says more than can be read")
         return code, said
+
+
+async def _reaped(child: asyncio.subprocess.Process) -> int | None:
+    """Its exit code; None if it outlives SIGKILL by ``END_S`` (it waits for a disk): then it is waited for behind."""
+    wait = asyncio.ensure_future(child.wait())
+    _LASTING.add(wait)
+    wait.add_done_callback(_LASTING.discard)
+    await asyncio.wait({wait}, timeout=END_S)
+    return wait.result() if wait.done() else None
 
 
 async def _first(child: asyncio.subprocess.Process, too_much: asyncio.Event) -> None:

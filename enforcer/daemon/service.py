@@ -272,14 +272,14 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if hasattr(self, "_control"):
             await self._control.close()
-        if hasattr(self, "_fences"):
-            await self._fences.close()
         if hasattr(self, "_looking"):
             self._looking.close()
         if hasattr(self, "_asks"):
             await self._asks.close()
         if hasattr(self, "_leases"):
             await give_back(self._leases, self._devices, self._find_uses)
+        if hasattr(self, "_fences"):
+            await self._fences.close()
         if hasattr(self, "_events"):
             self._events.close()
         if hasattr(self, "_upcall"):

@@ -39,6 +39,7 @@ FIRST_PAUSE_S, MOST_PAUSE_S = 30.0, 600.0  # after a failure on demand
 AGAIN_S = 1.0  # between two tries to record
 UNTIL_GONE_S = 150.0  # where the store does not say how long a session lasts (sanlock: 140 s)
 SLACK_S = 10.0
+CLOSE_S = 2.0
 
 Notice = Callable[[str, str, Mapping[str, object]], None]
 
@@ -89,11 +90,12 @@ class Fences:
                 log.warning("%s cannot be fenced: %s %s", node, agent.program, what)
 
     async def close(self) -> None:
-        """End what runs. A node may be off then without a fact: an administrator must answer for it then."""
+        """End what runs, within ``CLOSE_S``. A node may be off then without a fact: for an administrator to say."""
         tasks = [*self._demanded.values(), *(task for _, task in self._running.values())]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
 
     async def run(self, node: str, *, alive: bool = False, was_off: bool = False, asked_by: str) -> Fenced:
         """Switch ``node`` off, and record that the boots of it that hold leases now are silent for ever.

@@ -110,6 +110,31 @@ MUTANTS = (
         f"{RUNS}::test_one_that_hangs_proves_nothing_and_is_ended_with_what_it_started",
     ),
     Mutant(
+        "agent-without-end",
+        "An agent that outlives SIGKILL is not waited for.",
+        AGENT,
+        "await asyncio.wait({wait}, timeout=END_S)",
+        "await asyncio.wait({wait})",
+        f"{RUNS}::test_one_that_outlives_its_end_is_not_waited_for",
+    ),
+    Mutant(
+        "fence-close-without-end",
+        "The end of the daemon waits for no agent for ever.",
+        FENCES,
+        "await asyncio.wait(tasks, timeout=CLOSE_S)",
+        "await asyncio.wait(tasks)",
+        f"{DECIDES}::test_an_end_that_takes_too_long_is_not_waited_for",
+    ),
+    Mutant(
+        "fence-before-leases",
+        "A planned stop gives leases back before it waits for an agent.",
+        "enforcer/daemon/service.py",
+        "            await give_back(self._leases, self._devices, self._find_uses)\n",
+        "            await self._fences.close()\n"
+        "            await give_back(self._leases, self._devices, self._find_uses)\n",
+        "tests/unit/daemon/test_daemon_end.py::test_leases_are_given_back_before_a_fence_agent_is_waited_for",
+    ),
+    Mutant(
         "agent-tells-password",
         "No value of an option is in what is told of an agent.",
         AGENT,

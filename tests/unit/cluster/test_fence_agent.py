@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +138,31 @@ def test_one_that_hangs_proves_nothing_and_is_ended_with_what_it_started(make: M
     assert f"did not end its {step} within 0.3 s" in refused(make(**{step: hang}, timeout_s=0.3))
     assert time.monotonic() - began < 5
     assert ended(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("off", "why"),
+    [("sleep 5", "did not end its off within 1.5 s"), ("yes & sleep 5", "is still there after SIGKILL")],
+)
+def test_one_that_outlives_its_end_is_not_waited_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch, off: str, why: str
+) -> None:
+    """As who waits for a dead disk in state D does."""
+    alive: list[int] = []
+    monkeypatch.setattr(fence_agent, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(fence_agent, "END_S", 0.2)
+    kill = os.killpg
+    monkeypatch.setattr(fence_agent.os, "killpg", lambda pid, _: alive.append(pid))
+
+    async def scenario() -> None:
+        with pytest.raises(NotOff, match=why):
+            await switch_off(make(off, timeout_s=1.5), "node-9")
+        assert len(fence_agent._LASTING) == 1
+        kill(alive[-1], signal.SIGKILL)
+        assert await next(iter(fence_agent._LASTING)) == -signal.SIGKILL, "it is reaped behind"
+
+    asyncio.run(scenario())
+    assert not fence_agent._LASTING
 
 
 def test_who_leaves_a_child_behind_is_not_waited_for_and_the_child_is_ended(make: Make, tmp_path: Path) -> None:

@@ -263,6 +263,29 @@ def test_an_agent_that_is_cut_short_leaves_no_fact(lab: Lab) -> None:
     assert lab.runs == [OTHER.node] and lab.facts() == []
 
 
+def test_an_end_that_takes_too_long_is_not_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CLOSE_S", 0.1)
+
+    async def lasts() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await go.wait()
+        await go.wait()
+
+    async def scenario() -> None:
+        fences = lab.fences()
+        lab.during = lasts
+        fences.on_demand(blocked(lab))
+        await turn(20)
+        asyncio.get_running_loop().call_later(3, go.set)
+        await fences.close()
+        assert not go.is_set()
+        go.set()
+
+    go = asyncio.Event()
+    run(scenario())
+    assert lab.runs == [OTHER.node]
+
+
 # -- on demand -------------------------------------------------------------------------------------------------------
 
 
