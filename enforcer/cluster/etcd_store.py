@@ -127,8 +127,8 @@ class EtcdStore:
     ) -> None:
         """``guarantee``: what a lease of these resources, granted now, may promise to whoever waits for its end."""
         self.ttl_s: float | None = ttl_s
-        self.holder = holder
-        self._client = client
+        self.gone_after_s = ttl_s
+        self.holder, self._client = holder, client
         self._etcd = Etcd(client)
         self._layout = Layout(cluster)
         self._session, self._guarantee = session, guarantee

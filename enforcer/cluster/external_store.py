@@ -34,6 +34,7 @@ from enforcer.model.lease import Claim, Denied, Granted, HeldLease, Holder, Leas
 from enforcer.model.resource import Mode, ResourceId
 
 log = logging.getLogger(__name__)
+GONE_AFTER_S = 150.0  # the peer does not say; the slowest of ours, sanlock, takes 140 s
 
 CALL_S = 3.0  # budget of calls that bring none of their own
 GREET_S = 1.0  # that a start waits for the peer
@@ -51,6 +52,7 @@ class ExternalStore:
         self, holder: Holder, cluster: str, state_dir: Path, *, command: Sequence[str] = (), path: str = ""
     ) -> None:
         self.ttl_s: float | None = None
+        self.gone_after_s = GONE_AFTER_S
         self.holder = holder
         self._tokens = HighestTokens(state_dir / "external-tokens.json", cluster)
         hello = {"cluster": cluster, "holder": protocol.holder_body(holder)}

@@ -61,6 +61,7 @@ class SanlockStore:
 
     def __init__(self, holder: Holder, space: Space, state_dir: Path, *, socket: str = SOCKET) -> None:
         self.ttl_s: float | None = None  # nobody is taken over by time
+        self.gone_after_s = float(space.dead_after_s)
         self.holder = holder
         self.trouble = "has not begun to join"  # why this host is not in the lock space; "": it is
         self._space = space

@@ -97,6 +97,7 @@ class SqliteStore:
 
     def __init__(self, holder: Holder, path: Path, *, multi_attached: Callable[[str], bool]) -> None:
         self.ttl_s: float | None = None
+        self.gone_after_s = 0.0  # nobody renews here
         self.holder = holder
         self.path = path
         self._multi_attached = multi_attached

@@ -35,6 +35,7 @@ class LeaseStore(Protocol):
 
     name: str
     ttl_s: float | None  # seconds until a silent node counts as gone; None: this store knows no such thing
+    gone_after_s: float  # seconds after which it calls nobody live who was switched off; to wait longer is no use
 
     async def open(self) -> None:
         """Make the store ready. Raises EnforcerError with a hint if it can never work as configured."""

@@ -33,7 +33,6 @@ from enforcer.workflow.leases import Leases
 log = logging.getLogger(__name__)
 EVERY_S = 5.0
 TAKE_S = 3.0
-UNTIL_GONE_S = 60.0  # where the store does not say how long a session lasts
 SLACK_S = 10.0
 
 _vouched: ContextVar[frozenset[ResourceId]] = ContextVar("vouched", default=frozenset())
@@ -162,7 +161,7 @@ class Consent:
         old one, which this node had not heard of before (the history of fencings comes late to a node that joins)."""
         now_s = time.monotonic()
         since_s = self._boots.alive_since_s.setdefault(boot, now_s)
-        if now_s - since_s > (self._store.ttl_s or UNTIL_GONE_S) + SLACK_S:
+        if now_s - since_s > self._store.gone_after_s + SLACK_S:
             log.warning("fencings of %s are of an earlier boot: %s", boot[0], why)
             self._boots.before[boot] |= done
             del self._boots.alive_since_s[boot]

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 GONE = (Liveness.STRANDED, Liveness.PREEMPTIBLE)  # what a fencing fact would free
 FIRST_PAUSE_S, MOST_PAUSE_S = 30.0, 600.0  # after a failure on demand
 AGAIN_S = 1.0  # between two tries to record
-UNTIL_GONE_S = 150.0  # where the store does not say how long a session lasts (sanlock: 140 s)
 SLACK_S = 10.0
 CLOSE_S = 2.0
 
@@ -195,7 +194,7 @@ class Fences:
 
     async def _record(self, node: str, boot_id: str, by: str) -> None:
         clock = asyncio.get_running_loop().time
-        end = clock() + (self._store.ttl_s or UNTIL_GONE_S) + SLACK_S
+        end = clock() + self._store.gone_after_s + SLACK_S
         while True:
             try:
                 await self._store.fence_confirm(node, boot_id, by)

@@ -207,6 +207,23 @@ MUTANTS = (
         f"{DECIDES}::test_what_cannot_be_fenced_starts_no_agent",
     ),
     Mutant(
+        "fence-gives-up",
+        "A fact about who was switched off is tried until its store calls the node gone.",
+        FENCES,
+        "self._store.gone_after_s + SLACK_S",
+        "SLACK_S",
+        f"{DECIDES}::test_a_fact_is_tried_until_the_store_calls_the_node_gone",
+    ),
+    Mutant(
+        "fence-of-sanlock",
+        "With sanlock a node that was switched off is waited for until sanlock calls it dead.",
+        "enforcer/cluster/sanlock_store.py",
+        "float(space.dead_after_s)",
+        "60.0",
+        "tests/unit/daemon/test_daemon_backends.py"
+        "::test_a_store_says_how_long_it_may_call_a_node_live_that_was_switched_off",
+    ),
+    Mutant(
         "fence-in-vain",
         "Nobody is switched off on demand while somebody else in the way lives.",
         FENCES,

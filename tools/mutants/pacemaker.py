@@ -24,6 +24,14 @@ MUTANTS = (
         UNPROVEN,
     ),
     Mutant(
+        "pacemaker-gives-up",
+        "A fencing is not given up before the store has called its node gone.",
+        CONSENT,
+        "self._store.gone_after_s + SLACK_S",
+        "60.0 + SLACK_S",
+        f"{TEST_CONSENT}::test_a_fencing_is_waited_with_until_its_store_calls_the_node_gone",
+    ),
+    Mutant(
         "pacemaker-unclean",
         "While a node is unclean nobody may use anything.",
         RULES,

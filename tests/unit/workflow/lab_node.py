@@ -95,6 +95,7 @@ class Store:
 
     name = "fake"
     ttl_s = None
+    gone_after_s = 0.1
 
     def __init__(self) -> None:
         self.records: dict[tuple[ResourceId, str], Lease] = {}

@@ -224,6 +224,7 @@ def test_an_old_fencing_that_is_heard_of_late_takes_nothing_from_who_lives(
 
     monkeypatch.setattr(module.time, "monotonic", lambda: now_s[0])
     node.store.fence_confirm = confirm
+    node.store.gone_after_s = 60.0
     node.store.hold(B)
 
     async def scenario() -> None:
@@ -235,6 +236,35 @@ def test_an_old_fencing_that_is_heard_of_late_takes_nothing_from_who_lives(
         for now_s[0] in (10.0, 50.0, 200.0, 2000.0):
             assert await consent.look() == frozenset()
         assert len(tried) == 3, "it lived for longer than a session lasts: the fencing was not of this boot"
+
+    run(scenario())
+
+
+def test_a_fencing_is_waited_with_until_its_store_calls_the_node_gone(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sanlock says so after 140 s by default: who gave up before would never record what was true."""
+    now_s = [0.0]
+
+    async def confirm(name: str, boot_id: str, by: str, *, force: bool = False) -> None:
+        if now_s[0] < 150:
+            raise EnforcerError(f"{name} is live: it renews its session, so it is not fenced")
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now_s[0])
+    node.store.fence_confirm = confirm
+    node.store.gone_after_s = 140.0
+    node.store.hold(B)
+
+    async def scenario() -> None:
+        view = View()
+        consent = Consent(view, node.store, ME.node)
+        view.told = ()
+        await consent.look()
+        view.told = (done("now"),)
+        found = []
+        for now_s[0] in (10.0, 90.0, 149.0, 151.0):
+            found.append(await consent.look())
+        assert found == [frozenset(), frozenset(), frozenset(), frozenset({OTHER.node})]
 
     run(scenario())
 

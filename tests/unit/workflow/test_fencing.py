@@ -111,7 +111,6 @@ class Lab:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setattr(module, "AGAIN_S", 0.01)
-    monkeypatch.setattr(module, "UNTIL_GONE_S", 0.1)
     monkeypatch.setattr(module, "SLACK_S", 0.0)
     return Lab()
 
@@ -229,6 +228,19 @@ def test_a_store_that_is_away_for_a_moment_loses_no_fact(lab: Lab) -> None:
 
     lab.during = away
     fence(lab)
+    assert lab.facts() == [(OTHER.node, OTHER.boot_id)]
+
+
+def test_a_fact_is_tried_until_the_store_calls_the_node_gone(lab: Lab) -> None:
+    lab.store.gone_after_s = 30.0
+    lab.store.present[OTHER.node] = OTHER
+
+    async def ends() -> None:
+        asyncio.get_running_loop().call_later(0.5, lab.gone)
+
+    lab.during = ends
+    with contextlib.suppress(EnforcerError):
+        fence(lab, alive=True)
     assert lab.facts() == [(OTHER.node, OTHER.boot_id)]
 
 
