@@ -146,13 +146,13 @@ def _read_options(table: Fields, private: bool) -> dict[str, str]:
             table.problem(at, f"{key!r} is not the name of an option", "Write it as the agent's manual page does")
         elif plain in REFUSED_OPTIONS:
             table.problem(at, f'"{key}" cannot be set: {REFUSED_OPTIONS[plain]}', "Remove it")
+        elif _SECRET.match(plain) and not private:
+            remedy = "Run chmod 600 on it, or use password_script"
+            table.problem(at, f'"{key}" is a secret, and others can read this file', remedy)
         elif type(value) is int:
             good[key] = str(value)
         elif not isinstance(value, str) or not value or not value.isprintable():
             table.problem(at, f'"{key}" is not a printable string on one line', 'Write it in quotes; yes is "1"')
-        elif _SECRET.match(plain) and not private:
-            remedy = "Run chmod 600 on it, or use password_script"
-            table.problem(at, f'"{key}" is a secret, and others can read this file', remedy)
         else:
             good[key] = value
     return good

@@ -167,6 +167,14 @@ MUTANTS = (
         f"{READS}::test_a_secret_stands_only_in_a_file_that_nobody_else_can_read",
     ),
     Mutant(
+        "agent-pin-public",
+        "A password of digits is one too.",
+        SETTINGS,
+        "elif _SECRET.match(plain) and not private:",
+        "elif _SECRET.match(plain) and not private and type(value) is not int:",
+        f"{READS}::test_a_secret_stands_only_in_a_file_that_nobody_else_can_read",
+    ),
+    Mutant(
         "fence-newer-boot",
         "A fencing fact is about the boots that were known before the agent ran.",
         FENCES,

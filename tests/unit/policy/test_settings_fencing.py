@@ -81,19 +81,20 @@ def test_who_leaves_the_node_on_or_only_keeps_books_is_no_agent(name: str) -> No
 @pytest.mark.parametrize(
     "key", ["password", "passwd", "snmp-priv-passwd", "secret_key", "apikey", "token", "community"]
 )
-def test_a_secret_stands_only_in_a_file_that_nobody_else_can_read(key: str, tmp_path: Path) -> None:
-    file = tmp_path / "e.toml"
-    file.write_text(f'{AGENT}options = {{ {key} = "hunter2" }}\n')
+@pytest.mark.parametrize("secret", ['"hunter2"', "246801"])
+def test_a_secret_stands_only_in_a_file_that_nobody_else_can_read(key: str, secret: str, tmp_path: Path) -> None:
+    file, word = tmp_path / "e.toml", secret.strip('"')
+    file.write_text(f"{AGENT}options = {{ {key} = {secret} }}\n")
     for mode in (0o640, 0o604):
         file.chmod(mode)
         with pytest.raises(SettingsErrors) as refused:
             load(file)
         assert "others can read" in str(refused.value) and "password_script" in str(refused.value)
-        assert "hunter2" not in str(refused.value)
+        assert word not in str(refused.value)
     file.chmod(0o600)
     settings = load(file)
-    assert settings.fencing.nodes["n"].options == {key: "hunter2"}
-    assert "hunter2" not in repr(settings) + str(settings.as_dict())
+    assert settings.fencing.nodes["n"].options == {key: word}
+    assert word not in repr(settings) + str(settings.as_dict())
 
 
 def test_where_a_secret_is_found_is_no_secret(tmp_path: Path) -> None:
