@@ -53,7 +53,7 @@ class Keeper:
     def reload(self) -> None:
         """Go by the endpoints, certificates and user that the settings name now; the session goes on."""
         try:
-            store = settings.load(self._settings.file or None).store
+            store = settings.load(self._settings.file or None, fencing=False).store
             changed = self._access is not None and self._access.change(store)
         except EnforcerError as error:
             log.error("the settings were not read again, those before stay in force: %s", error)

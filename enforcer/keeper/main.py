@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: Path | None) -> None:
-    chosen = settings.load(config)
+    chosen = settings.load(config, fencing=False)
     _stay_small(chosen.store.endpoints)
     import asyncio
 

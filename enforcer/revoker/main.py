@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(config: Path | None) -> None:
     """Until SIGTERM or SIGINT. Raises EnforcerError, OSError."""
-    run_dir = Path(settings.load(config).paths.run_dir)
+    run_dir = Path(settings.load(config, fencing=False).paths.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
     alone.lock(NAME, run_dir / "revoker.lock")
     trigger, kernel_log = os.open(SYSRQ, os.O_WRONLY | os.O_CLOEXEC), os.open(KMSG, os.O_WRONLY | os.O_CLOEXEC)

@@ -66,8 +66,13 @@ class SettingsErrors(LocatedErrors):
     """The configuration cannot be used."""
 
 
-def load(path: str | Path | None = None, *, euid: int | None = None) -> Settings:
-    """Read ``path``, or DEFAULT_PATH if there is one and the defaults if not. Raises SettingsErrors."""
+def load(path: str | Path | None = None, *, euid: int | None = None, fencing: bool = True) -> Settings:
+    """Read ``path``, or DEFAULT_PATH if there is one and the defaults if not. Raises SettingsErrors.
+
+    Without ``fencing`` that section is neither read nor judged, nor who can read the file because of it: keeper and
+    revoker switch nobody off, and one that did not start again for a mistake there would cost a healthy node its
+    session.
+    """
     file = DEFAULT_PATH if path is None else str(path)
     if path is None and not os.path.lexists(file):
         return _complete(Settings())
@@ -75,16 +80,18 @@ def load(path: str | Path | None = None, *, euid: int | None = None) -> Settings
     content = read_bytes(file, problems, euid=euid)
     if content is None:
         raise SettingsErrors(problems)
-    return parse(content, file, private=_private(file))
+    return parse(content, file, private=_private(file), fencing=fencing)
 
 
-def parse(content: bytes | str, file: str = "<settings>", *, private: bool = False) -> Settings:
+def parse(content: bytes | str, file: str = "<settings>", *, private: bool = False, fencing: bool = True) -> Settings:
     """One text as the configuration; ``private`` if nobody else can read it. Raises SettingsErrors."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     document = parse_bytes(data, file)
     top = Fields(document, (), document.data, SECTIONS)
     values: dict[str, Any] = {}  # checked by kind below; the dataclass knows the types
     for section, owner in SECTIONS.items():
+        if owner is Fencing and not fencing:
+            continue
         keys = {setting.key: setting for setting in SETTINGS if setting.section == section}
         nodes = node_tables(top.data.get(section), list(keys)) if owner is Fencing else []
         table = top.table(section, [*keys, *nodes])

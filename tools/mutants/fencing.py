@@ -166,6 +166,18 @@ MUTANTS = (
         "elif False:",
         f"{READS}::test_a_secret_stands_only_in_a_file_that_nobody_else_can_read",
     ),
+    *(
+        Mutant(
+            f"fencing-judged-by-{name}",
+            f"A mistake in [fencing] keeps the {name} neither from starting nor from a reload.",
+            f"enforcer/{file}.py",
+            ", fencing=False)",
+            ")",
+            "tests/unit/keeper/test_keeper_settings.py"
+            "::test_a_mistake_in_fencing_keeps_neither_from_starting_nor_from_a_reload",
+        )
+        for name, file in (("keeper", "keeper/main"), ("reload", "keeper/duties"), ("revoker", "revoker/main"))
+    ),
     Mutant(
         "agent-pin-public",
         "A password of digits is one too.",
