@@ -119,16 +119,23 @@ async def _call(agent: FenceAgent, node: str, action: str) -> tuple[int, str]:
 async def _heard_of(
     agent: FenceAgent, node: str, options: Mapping[str, str], *, keep: int, most: int
 ) -> tuple[int, bytes]:
-    """Exit code and the end of what it said. Raises NotOff if the program does not end in time, or says too much."""
+    """Exit code and the end of what it said. Raises NotOff if the program is none, lasts too long, or says too much."""
     if what := untrusted(agent.program):
         raise _not_off(agent, node, f"is not run: {agent.program} {what}")
+    try:
+        return await _talk(agent, node, options, keep, most)
+    except OSError as error:  # of the program, or of ourselves: no file descriptor is left
+        raise _not_off(agent, node, f"cannot be started: {error.strerror}") from None
+
+
+async def _talk(agent: FenceAgent, node: str, options: Mapping[str, str], keep: int, most: int) -> tuple[int, bytes]:
     with contextlib.ExitStack() as stack:
         ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         stack.callback(os.close, ours)
         os.set_blocking(theirs, True)
         heard = _Heard(ours, keep, most)
         try:
-            child = await _start(agent, node, options, theirs)
+            child = await _start(options, agent.program, theirs)
         finally:
             os.close(theirs)
         heard.listen()
@@ -169,20 +176,11 @@ async def _first(child: asyncio.subprocess.Process, too_much: asyncio.Event) -> 
             way.cancel()
 
 
-async def _start(agent: FenceAgent, node: str, given: Mapping[str, str], output: int) -> asyncio.subprocess.Process:
+async def _start(given: Mapping[str, str], program: str, output: int) -> asyncio.subprocess.Process:
     with _in_memory(given) as options:
-        try:
-            return await asyncio.create_subprocess_exec(
-                agent.program,
-                stdin=options,
-                stdout=output,
-                stderr=output,
-                env=ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise _not_off(agent, node, f"cannot be started: {error.strerror}") from None
+        return await asyncio.create_subprocess_exec(
+            program, stdin=options, stdout=output, stderr=output, env=ENVIRONMENT, cwd="/", start_new_session=True
+        )
 
 
 def _in_memory(options: Mapping[str, str]) -> BinaryIO:

@@ -188,6 +188,12 @@ class Fences:
         except EnforcerError as error:
             self._notice("fence-failed", f"{node} is not fenced: {error}", facts)
             raise
+        except BaseException as error:
+            why = (
+                "it was cut short" if isinstance(error, asyncio.CancelledError) else f"{type(error).__name__}: {error}"
+            )
+            self._notice("fence-failed", f"{node} is not fenced, and may be off: {why}", facts)
+            raise
         done = f"has switched {node} off" if went_off else f"says that {node} was off, and {asked_by} that it is"
         self._notice("fence-confirm", f"{agent.name} {done}: boot {' and '.join(fenced.boot_ids)} is fenced", facts)
         return replace(fenced, was_off=not went_off)

@@ -135,6 +135,22 @@ MUTANTS = (
         "tests/unit/daemon/test_daemon_end.py::test_leases_are_given_back_before_a_fence_agent_is_waited_for",
     ),
     Mutant(
+        "agent-no-descriptor",
+        "An agent that cannot be started for want of a file descriptor is a run that failed.",
+        AGENT,
+        "    except OSError as error:  # of",
+        "    except ChildProcessError as error:  # of",
+        f"{RUNS}::test_without_a_file_descriptor_left_it_is_not_off",
+    ),
+    Mutant(
+        "fence-cut-short",
+        "A run that is cut short has an outcome in the audit log.",
+        FENCES,
+        "        except BaseException as error:\n",
+        "        except ZeroDivisionError as error:\n",
+        f"{DECIDES}::test_an_agent_that_is_cut_short_leaves_no_fact_and_that_is_told",
+    ),
+    Mutant(
         "agent-tells-password",
         "No value of an option is in what is told of an agent.",
         AGENT,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -198,6 +199,20 @@ def test_one_that_is_no_program_at_all(make: Make, tmp_path: Path) -> None:
     agent = make()
     (tmp_path / "fence_test").write_bytes(b"\x7fELF nonsense")
     assert "cannot be started" in refused(agent)
+
+
+@pytest.mark.parametrize("call", ["pipe2", "memfd_create"])
+def test_without_a_file_descriptor_left_it_is_not_off(make: Make, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(fence_agent.os, call, full)
+    found: BaseException | None = None
+    try:
+        run(make())
+    except BaseException as error:
+        found = error
+    assert isinstance(found, NotOff) and "cannot be started: Too many open files" in str(found)
 
 
 def test_nothing_of_the_daemons_environment_reaches_it(

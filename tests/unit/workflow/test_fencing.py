@@ -261,7 +261,7 @@ def test_all_who_ask_at_once_get_the_outcome_of_one_run(lab: Lab) -> None:
     assert lab.runs == [OTHER.node] and lab.facts() == [(OTHER.node, OTHER.boot_id)]
 
 
-def test_an_agent_that_is_cut_short_leaves_no_fact(lab: Lab) -> None:
+def test_an_agent_that_is_cut_short_leaves_no_fact_and_that_is_told(lab: Lab) -> None:
     async def scenario() -> None:
         fences = lab.fences()
         lab.during = asyncio.Event().wait  # type: ignore[assignment]
@@ -273,6 +273,7 @@ def test_an_agent_that_is_cut_short_leaves_no_fact(lab: Lab) -> None:
 
     run(scenario())
     assert lab.runs == [OTHER.node] and lab.facts() == []
+    assert [kind for kind, _ in lab.told] == ["fence-run", "fence-failed"] and "may be off" in lab.told[1][1]
 
 
 def test_an_end_that_takes_too_long_is_not_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
