@@ -97,8 +97,8 @@ MUTANTS = (
         "agent-off-failed",
         "An off that failed is none, whatever the status says then.",
         AGENT,
-        "    if code != DONE:\n",
-        "    if False:\n",
+        '    if code != DONE:\n        raise _not_off(agent, node, f"could not',
+        '    if False:\n        raise _not_off(agent, node, f"could not',
         f"{RUNS}::test_an_off_that_does_not_end_with_0_is_none",
     ),
     Mutant(
