@@ -8,6 +8,7 @@ The guests run the host's own root, so what a test starts in a guest is listed h
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -32,8 +33,11 @@ HOST = (
     "busybox-static",
     "corosync",
     "etcd-server",
+    "fence-agents-ipmilan",
+    "ipmitool",
     "kmod",
     "nbdkit",
+    "openipmi",
     "pacemaker",
     "pacemaker-cli-utils",
     "qemu-system-x86",
@@ -65,6 +69,7 @@ GUEST = (
 )
 SETS = {"build": BUILD, "lab": tuple(sorted({*HOST, *GUEST}))}
 PACKAGES = tuple(sorted({*BUILD, *HOST, *GUEST}))
+DEBIAN_12 = {"fence-agents-ipmilan": "fence-agents"}  # all agents are one package there
 
 
 class PrerequisiteError(Exception):
@@ -75,14 +80,26 @@ class NeedsRoot(PrerequisiteError):
     """They could be, by root."""
 
 
+def named(packages: tuple[str, ...], version: str) -> tuple[str, ...]:
+    """What they are called in this version of Debian (VERSION_ID of os-release(5), empty: the one to come)."""
+    return tuple(DEBIAN_12.get(name, name) for name in packages) if version == "12" else packages
+
+
+def _here(packages: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return named(packages, platform.freedesktop_os_release().get("VERSION_ID", ""))
+    except OSError:
+        return packages
+
+
 def missing(status: Mapping[str, str], packages: tuple[str, ...] = PACKAGES) -> list[str]:
     """Those that are not installed, by dpkg's status (``install ok installed``)."""
     return [name for name in packages if not status.get(name, "").endswith("ok installed")]
 
 
-def installed() -> dict[str, str]:
+def installed(packages: tuple[str, ...]) -> dict[str, str]:
     """Package -> status, as dpkg has it."""
-    query = ["dpkg-query", "-W", "-f", "${Package}\t${Status}\n", *PACKAGES]
+    query = ["dpkg-query", "-W", "-f", "${Package}\t${Status}\n", *packages]
     lines = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
     return dict(line.split("\t", 1) for line in lines)
 
@@ -100,7 +117,8 @@ def ensure(packages: tuple[str, ...] = PACKAGES) -> None:
     """Install what is missing; nothing at all happens if nothing is. Raises PrerequisiteError."""
     if shutil.which("dpkg-query") is None:
         raise PrerequisiteError("this is not a Debian system")
-    wanted = missing(installed(), packages)
+    packages = _here(packages)
+    wanted = missing(installed(packages), packages)
     if not wanted:
         return
     if os.geteuid() != 0:
@@ -137,7 +155,7 @@ def main(arguments: list[str]) -> int:
         return 2
     packages = tuple(sorted({package for name in names or SETS for package in SETS[name]}))
     if "--list" in arguments:
-        print("\n".join(packages))
+        print("\n".join(_here(packages)))
         return 0
     try:
         ensure(packages)

@@ -10,8 +10,9 @@ AGENT, FENCES, SETTINGS = (
     "enforcer/workflow/fencing.py",
     "enforcer/settings/fencing.py",
 )
-RUNS, DECIDES, READS = (
+RUNS, REAL, DECIDES, READS = (
     "tests/unit/cluster/test_fence_agent.py",
+    "tests/unit/cluster/test_fence_ipmilan.py",
     "tests/unit/workflow/test_fencing.py",
     "tests/unit/policy/test_settings_fencing.py",
 )
@@ -149,6 +150,30 @@ MUTANTS = (
         "        except BaseException as error:\n",
         "        except ZeroDivisionError as error:\n",
         f"{DECIDES}::test_an_agent_that_is_cut_short_leaves_no_fact_and_that_is_told",
+    ),
+    Mutant(
+        "agent-leaves-ipmitool",
+        "A real agent that takes too long leaves nothing behind that may still switch a machine.",
+        AGENT,
+        "os.killpg(child.pid, signal.SIGKILL)",
+        "child.kill()",
+        f"{REAL}::test_a_bmc_that_does_not_answer_proves_nothing_and_nothing_of_the_agent_is_left",
+    ),
+    Mutant(
+        "agent-not-asked-again",
+        "Who is on again once a real agent has seen it off is not off.",
+        AGENT,
+        '    code, said = await _call(agent, node, "status")\n    if code == IS_ON:\n',
+        '    code, said = IS_OFF, ""\n    if code == IS_ON:\n',
+        f"{REAL}::test_one_that_is_on_again_once_its_agent_has_seen_it_off_is_not_off",
+    ),
+    Mutant(
+        "agent-options-unread",
+        "What the settings say of an agent is what a real one reads.",
+        AGENT,
+        'f"{name}={value}\\n"',
+        'f"--{name}={value}\\n"',
+        f"{REAL}::test_a_machine_that_is_on_is_off_then",
     ),
     Mutant(
         "agent-tells-password",

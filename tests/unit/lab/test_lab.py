@@ -146,6 +146,12 @@ def test_missing_packages() -> None:
     assert prerequisites.missing(status, ("a", "b", "c")) == ["b", "c"]
 
 
+def test_a_package_has_the_name_of_its_release() -> None:
+    packages = ("etcd-server", "fence-agents-ipmilan")
+    assert prerequisites.named(packages, "12") == ("etcd-server", "fence-agents")
+    assert prerequisites.named(packages, "13") == prerequisites.named(packages, "") == packages
+
+
 def test_etcd_network_is_shut_but_for_its_members() -> None:
     card = etcd_network(1, [1234, 1235])
     netdev = card.arguments()[1]
