@@ -43,6 +43,7 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 KEPT_BYTES = 4096  # of the end of what an agent says
 MOST_BYTES = 1 << 20  # who says more is out of order
 SAID_CHARS = 160
+SHORT_CHARS = 4  # a value below this is taken out where it stands alone, longer ones within a word as well
 END_S = 1.0  # who was killed has ended by then
 _LASTING: set[asyncio.Task[int]] = set()  # waits for those who had not
 METADATA_BYTES = 1 << 17  # the longest of the package has 18 kB
@@ -228,8 +229,10 @@ class _Heard:
 def _last_line(heard: bytes, agent: FenceAgent) -> str:
     lines = [line.strip() for line in heard.decode("utf-8", "replace").splitlines()]
     line = next((line for line in reversed(lines) if line), "")
-    for value in sorted(agent.options.values(), key=len, reverse=True):
-        line = line.replace(value.strip().strip('"') or value, "...")
+    for option in sorted(agent.options.values(), key=len, reverse=True):
+        value = re.escape(option.strip().strip('"') or option)
+        whole = len(option) < SHORT_CHARS  # the 1 of lanplus = "1" is in every date
+        line = re.sub(rf"(?<!\w){value}(?!\w)" if whole else value, "...", line)
     return for_terminal(line, SAID_CHARS)
 
 

@@ -179,9 +179,17 @@ MUTANTS = (
         "agent-tells-password",
         "No value of an option is in what is told of an agent.",
         AGENT,
-        '        line = line.replace(value.strip().strip(\'"\') or value, "...")\n',
+        '        line = re.sub(rf"(?<!\\w){value}(?!\\w)" if whole else value, "...", line)\n',
         "        pass\n",
         f"{RUNS}::test_what_it_says_is_told_in_one_line_without_the_value_of_any_option",
+    ),
+    Mutant(
+        "agent-tells-part",
+        "A password is taken out within a longer word, too.",
+        AGENT,
+        "        whole = len(option) < SHORT_CHARS ",
+        "        whole = True ",
+        f"{RUNS}::test_an_option_of_one_digit_does_not_make_what_it_says_unreadable",
     ),
     Mutant(
         "agent-of-others",

@@ -185,6 +185,12 @@ def test_what_it_says_is_told_in_one_line_without_the_value_of_any_option(make: 
     assert "hunter2" not in told + repr(make(password="hunter2"))
 
 
+def test_an_option_of_one_digit_does_not_make_what_it_says_unreadable(make: Make) -> None:
+    said = 'echo "2026-11-23 ERROR: port 1 of 11 (1) /xhunter2x"; exit 1'
+    told = refused(make(status=said, lanplus="1", password="hunter2"))
+    assert told.endswith("2026-11-23 ERROR: port ... of 11 (...) /x...x")
+
+
 def test_a_program_that_others_can_change_is_not_run(make: Make, tmp_path: Path) -> None:
     agent = make()
     (tmp_path / "fence_test").chmod(0o775)
