@@ -381,7 +381,7 @@ def make_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     monkeypatch.setattr(caches, "reread_partitions", reread)
     monkeypatch.setattr(sysfs, "all_devices", lambda _root: tuple(node.there))
     monkeypatch.setattr(
-        devices_module, "system_devices", lambda *_: SimpleNamespace(reasons=node.system, unresolved=())
+        devices_module, "system_devices", lambda *_, **__: SimpleNamespace(reasons=node.system, unresolved=())
     )
     return node
 
