@@ -65,7 +65,7 @@ class PartitionTables:
                     await asyncio.to_thread(caches.reread_partitions, device.dev, scratch=self._scratch)
                     self._devices.reclassify()
             except (OSError, TimeoutError, EnforcerError) as error:
-                return f"the partition table of {device.name} cannot be read: {error}"
+                return _unread(device, error)
             self._digests[device.dev] = digest
             trouble = await self._misplaced(device, wanted)
             if trouble:
@@ -87,7 +87,7 @@ class PartitionTables:
                 async with asyncio.timeout(LOOK_S):
                     listed = await asyncio.to_thread(parttable.on_disk, disk.dev, scratch=self._scratch)
             except (OSError, TimeoutError, SubprocessError, EnforcerError) as error:
-                return f"the partition table of {disk.name} cannot be read: {error}"
+                return _unread(disk, error)
             if not parttable.agrees(there, listed):
                 return (
                     f"{part.name} is not where the partition table on {disk.name} has it (partx --update {disk.name})"
@@ -102,3 +102,8 @@ class PartitionTables:
 
     async def _digest(self, device: Device) -> str:
         return await asyncio.to_thread(caches.partition_digest, device.dev, scratch=self._scratch)
+
+
+def _unread(disk: Device, error: Exception) -> str:
+    why = str(error) or f"{disk.name} has not answered within {LOOK_S:g} s"  # a time-out says nothing
+    return f"the partition table of {disk.name} cannot be read: {why}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 
 import pytest
 from lab_node import DISK, MAP, ME, OTHER, PART, PART2, PATH2, SECOND, A, B, Node, disk, multipath, run
@@ -12,7 +13,8 @@ from lab_node import DISK, MAP, ME, OTHER, PART, PART2, PATH2, SECOND, A, B, Nod
 from enforcer.kernel.abi import State
 from enforcer.model.lease import Denied, Standing
 from enforcer.model.resource import DevNum, ResourceId
-from enforcer.storage import parttable
+from enforcer.storage import caches, parttable
+from enforcer.workflow import partitions
 
 BUSY = OSError(errno.EBUSY, "busy")
 
@@ -200,5 +202,15 @@ def test_what_another_node_lets_go_is_forgotten(node: Node) -> None:
         await node.leases.refresh()
         await asyncio.sleep(0.05)
         assert [dev for dev, _ in node.dropped] == [SECOND]
+
+    run(scenario())
+
+
+def test_a_disk_that_answers_too_late_is_told_as_such(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(partitions, "LOOK_S", 0.05)
+        monkeypatch.setattr(caches, "partition_digest", lambda _dev, *, scratch: time.sleep(0.3))
+        denied = await node.refused(node.there[SECOND])
+        assert denied.reason == "the partition table of sdb cannot be read: sdb has not answered within 0.05 s"
 
     run(scenario())
