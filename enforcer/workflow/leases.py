@@ -22,7 +22,7 @@ from enforcer.kernel.tables import Tables
 from enforcer.model import lifecycle
 from enforcer.model.clock import boot_ns
 from enforcer.model.errors import EnforcerError, LeaseLost
-from enforcer.model.lease import Denied, Granted, HeldLease, Holder, Lease, Standing
+from enforcer.model.lease import Denied, Granted, Guarantee, HeldLease, Holder, Lease, Standing
 from enforcer.model.lifecycle import Action, step
 from enforcer.model.resource import Device, DevNum, Mode, ResourceId
 from enforcer.workflow.devices import Devices, Grip, Hold, most_specific
@@ -126,7 +126,9 @@ class Leases:
                 before = self._held.get(lease.resource)
                 alone = not late and self._sharing.converts(lease.resource, want)  # others wrote, and who asks waits
                 idle = before is None or alone or self._idle(lease.resource, before)
-                event = lifecycle.Granted(lease.token, outcome.fresh or alone, idle)
+                # until the storage has been asked, whoever comes has to ask: it may have been given up half
+                unsure = lease.guarantee is Guarantee.RESERVATION and not (before and before.life.live)
+                event = lifecycle.Granted(lease.token, outcome.fresh or alone or unsure, idle)
                 actions.update(self._held.happened(lease.resource, event, lease))
             denied = forgetful(outcome) if Action.REFUSE in actions else late
             if denied:

@@ -25,7 +25,8 @@ a node on which something still uses the LUN does not take it back: what that ha
 Otherwise it is given up after the devices were found unused and written back, and *before* the store is told: so the
 storage refuses nobody what the store calls free. What there is to give up is asked of the storage, because the record
 may have come to promise less since. If the store is not reached then, nothing is lost: only a new grant leads back to a
-use, and that one reserves anew.
+use, and that one reserves anew. It may be the same grant with the same key, which a command that nobody waits for any
+more (``commands.py``) could end under a mount: so nothing is permitted before the storage has answered that one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from enforcer.model.lease import Denied, Guarantee, Holder, Lease, Standing
 from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.storage import reservations
 from enforcer.storage.reservations import Move, Port, is_kept, key_for, key_of, move, same_node
+from enforcer.workflow.commands import Commands
 from enforcer.workflow.devices import Devices
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ LOOK_S = 4.0  # for the storage's answer whether it knows reservations
 MOVE_S = 8.0  # for the storage to change the holder
 TRIES = 8  # of a loop that only a race makes go round twice
 LAYER = "scsi-pr"
+UNANSWERED = "it has not answered an earlier command"
 
 _GONE = frozenset({errno.ENOENT, errno.ENXIO, errno.ENODEV})
 
@@ -74,6 +77,7 @@ class Reservations:
     ) -> None:
         self._devices, self._store, self._me = devices, store, me
         self._patterns, self._scratch, self._uses, self._port = patterns, scratch, uses, port
+        self._commands = Commands()
         self._trouble: dict[str, str] = {}  # LUN -> why it is not used there, or ""
 
     def promised(self, resources: Iterable[ResourceId]) -> bool:
@@ -113,7 +117,7 @@ class Reservations:
         for disk in self._disks(lease.resource.lun):
             try:
                 async with asyncio.timeout(MOVE_S):
-                    await self._leave(disk.dev, key_of(lease))
+                    await self._leave(lease.resource.lun, disk.dev, key_of(lease))
             except OSError as error:
                 if error.errno in _GONE:
                     continue
@@ -122,23 +126,25 @@ class Reservations:
                 why = str(error) or "no answer"
                 log.warning("%s: whether this node has reserved %s is not known: %s", lease.resource, disk.name, why)
 
-    async def _leave(self, dev: DevNum, like: int) -> None:
+    async def _leave(self, lun: str, dev: DevNum, like: int) -> None:
         """End every registration of the node that made the key ``like``, under whichever grant, unless it is kept.
 
         Each is named in a call of its own: a thread that hangs, and comes back when nobody waits for it any more, ends
         nothing that was registered since. Of another initiator than this one the storage ends none.
         """
-        for key in await asyncio.to_thread(self._at, dev, _registered):
+        for key in await self._at(lun, dev, _registered):
             if same_node(key, like) and not is_kept(key):
-                await asyncio.to_thread(self._at, dev, lambda port, key=key: port.unregister(key))
+                await self._at(lun, dev, _unregister(key))
 
     async def _cannot(self, lun: str) -> str:
         disks = self._disks(lun)
         if len(disks) != 1:
             return f"it has {len(disks)} paths, and each would need a reservation of its own"
+        if self._commands.unanswered(lun):
+            return UNANSWERED
         try:
             async with asyncio.timeout(LOOK_S):
-                await asyncio.to_thread(self._at, disks[0].dev, lambda port: port.holder())
+                await self._at(lun, disks[0].dev, lambda port: port.holder())
         except (OSError, TimeoutError) as error:
             return getattr(error, "strerror", None) or str(error) or "no answer"
         return ""
@@ -148,6 +154,8 @@ class Reservations:
         disks = self._disks(lease.resource.lun)
         if len(disks) != 1:
             return f"it has {len(disks)} paths now"
+        if self._commands.unanswered(lease.resource.lun):
+            return UNANSWERED  # whatever is read now, and whatever is told, that one may come after it
         dev = disks[0].dev
         try:
             async with asyncio.timeout(MOVE_S):
@@ -160,20 +168,21 @@ class Reservations:
 
     async def _round(self, dev: DevNum, lease: Lease, counted: int) -> str | None:
         """One look and one step. "" if this node is the holder, a reason if it must not be, None to go on."""
-        before = await asyncio.to_thread(self._at, dev, _holder)
+        lun = lease.resource.lun
+        before = await self._at(lun, dev, _holder)
         mine = key_for(lease, before)
-        await asyncio.to_thread(self._at, dev, lambda port: port.register(mine))
-        there = await asyncio.to_thread(self._at, dev, _holder)
+        await self._at(lun, dev, lambda port: port.register(mine))
+        there = await self._at(lun, dev, _holder)
         # asked after the look, see above; a key that stays registered by one who is told no lets nobody write
         ours = await self._ours(lease)
-        following = move(lease, mine, there, ours=ours, in_use=self._in_use(lease.resource.lun, counted))
+        following = move(lease, mine, there, ours=ours, in_use=self._in_use(lun, counted))
         if isinstance(following, str):
             return following
         if following is Move.RESERVE:
-            await asyncio.to_thread(self._at, dev, lambda port: port.reserve(mine))
+            await self._at(lun, dev, lambda port: port.reserve(mine))
         elif following is Move.PREEMPT and there is not None:
             victim = there
-            if await asyncio.to_thread(self._at, dev, lambda port: port.preempt(mine, victim)):
+            if await self._at(lun, dev, lambda port: port.preempt(mine, victim)):
                 log.warning("%s: the reservation under key %#x was preempted", lease.resource, victim)
         return "" if following is Move.NOTHING else None
 
@@ -193,9 +202,12 @@ class Reservations:
     def _disks(self, lun: str) -> list[Device]:
         return [device for device in self._devices.on_lun(lun) if not device.below]
 
-    def _at(self, dev: DevNum, what: Callable[[Port], T]) -> T:
-        with self._port(dev, scratch=self._scratch) as port:
-            return what(port)
+    async def _at(self, lun: str, dev: DevNum, what: Callable[[Port], T]) -> T:
+        def command() -> T:
+            with self._port(dev, scratch=self._scratch) as port:
+                return what(port)
+
+        return await self._commands.run(lun, command)
 
 
 def _holder(port: Port) -> int | None:
@@ -206,3 +218,7 @@ def _holder(port: Port) -> int | None:
 
 def _registered(port: Port) -> tuple[int, ...]:
     return port.registered()
+
+
+def _unregister(key: int) -> Callable[[Port], None]:
+    return lambda port: port.unregister(key)

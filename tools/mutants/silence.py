@@ -93,12 +93,36 @@ MUTANTS = (
         "reserve-late-look",
         "A look at the keys that hangs, and comes back late, ends no registration that was made since.",
         "enforcer/workflow/reserving.py",
-        "        for key in await asyncio.to_thread(self._at, dev, _registered):\n"
+        "        for key in await self._at(lun, dev, _registered):\n"
         "            if same_node(key, like) and not is_kept(key):\n"
-        "                await asyncio.to_thread(self._at, dev, lambda port, key=key: port.unregister(key))\n",
+        "                await self._at(lun, dev, _unregister(key))\n",
         "        ends = lambda port: [port.unregister(k) for k in _registered(port) if same_node(k, like)]\n"
-        "        await asyncio.to_thread(self._at, dev, ends)\n",
+        "        await self._at(lun, dev, ends)\n",
         RESERVING + "test_a_look_that_comes_back_late_ends_nothing_that_was_registered_since",
+    ),
+    Mutant(
+        "reserve-late-give-up",
+        "A give-up that was itself given up is waited for, or it ends the reservation of the next mount.",
+        "enforcer/workflow/reserving.py",
+        "        if self._commands.unanswered(lease.resource.lun):\n            return UNANSWERED",
+        "        self._commands = Commands()\n        if False:\n            return UNANSWERED",
+        RESERVING + "test_a_give_up_that_was_given_up_ends_no_reservation_that_is_in_use_again",
+    ),
+    Mutant(
+        "reserve-late-command",
+        "A command that was given up is remembered until it was carried out.",
+        "enforcer/workflow/commands.py",
+        "            if turn.acquire(blocking=False):\n                ended()\n",
+        "            ended()\n",
+        RESERVING + "test_nothing_goes_on_before_a_command_that_was_given_up_was_carried_out",
+    ),
+    Mutant(
+        "reserve-half-given-up",
+        "What was given up half, and cannot be reserved again, permits nobody without another ask.",
+        "enforcer/workflow/leases.py",
+        "                unsure = lease.guarantee is Guarantee.RESERVATION and",
+        "                unsure = False and lease.guarantee is Guarantee.RESERVATION and",
+        "tests/unit/workflow/test_leases_doubtful.py::test_what_could_not_be_reserved_again_is_asked_about_again",
     ),
     Mutant(
         "reserve-keeps-all",

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from lab_node import A1, CANNOT_TELL, DISK, ME, PART, PART2, SECOND, B, Node, run
 
 from enforcer.kernel.abi import State
 from enforcer.model.errors import StoreUnavailable
-from enforcer.model.lease import Standing
+from enforcer.model.lease import Denied, Guarantee, Lease, Standing
 
 
 def test_a_release_without_an_answer_stays_closing(node: Node) -> None:
@@ -35,6 +37,33 @@ def test_a_release_without_an_answer_is_tried_again(node: Node) -> None:
         await node.leases.release_unused()
         assert node.held() == {} and node.state(SECOND) is State.FREE
 
+    run(scenario())
+
+
+def test_what_could_not_be_reserved_again_is_asked_about_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given up half: the store has the same lease for the next mount, and the storage says no to that one."""
+
+    async def give_up(_lease: Lease) -> None:
+        raise TimeoutError
+
+    async def take(_leases: Iterable[Lease], *, counted: int) -> Denied | None:
+        return answers.pop()
+
+    async def scenario() -> None:
+        monkeypatch.setattr(node.leases._reservations, "take", take)
+        monkeypatch.setattr(node.leases._reservations, "give_up", give_up)
+        node.store.records[B, ME.node] = replace(node.store.hold(B, ME), guarantee=Guarantee.RESERVATION)
+        token = (await node.hold(node.there[SECOND])).token
+        await node.leases.release_unused()
+        assert node.store.ours() == {B: token} and node.state(SECOND) is State.CLOSING
+        for _ in range(2):
+            assert await node.refused(node.there[SECOND]) is denied
+            await node.leases.refresh()
+            assert node.state(SECOND) is not State.LIVE
+        assert (await node.take(node.there[SECOND])).token == token and node.state(SECOND) is State.LIVE
+
+    denied = Denied(Standing.UNKNOWN, "no answer")
+    answers = [None, denied, denied, None]
     run(scenario())
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,17 +23,12 @@ from enforcer.model.resource import Device, DevNum, Mode, ResourceId
 from enforcer.storage.reservations import WRITE_EXCLUSIVE, is_kept, key_of
 from enforcer.storage.vetoes.reservation import Reservation
 from enforcer.workflow import reserving
+from enforcer.workflow.commands import Commands
 from enforcer.workflow.reserving import Reservations
 
 SWITCHES = 3  # how often one of them stops in the middle and the other goes on
 LUN = ResourceId("wwn-a")
 DISK = Device(DevNum(8, 0), "sda", (LUN,), ("wwn-a",))
-
-
-def set_event() -> threading.Event:
-    event = threading.Event()
-    event.set()
-    return event
 
 
 @dataclass
@@ -44,8 +40,27 @@ class Storage:
     type: int = WRITE_EXCLUSIVE
     written: list[int] = field(default_factory=list)  # tokens of the writes that were taken
     fails: bool = False
-    hangs: threading.Event = field(default_factory=set_event)
+    hanging: dict[str, threading.Event] = field(default_factory=dict)  # commands, the next one of each kind
     came_back: threading.Event = field(default_factory=threading.Event)
+
+    def hang(self, command: str) -> Callable[[], None]:
+        """The next such command waits until the answer is called, which returns when it was carried out."""
+        self.hanging[command] = hangs = threading.Event()
+
+        def end() -> None:
+            hangs.set()
+            assert self.came_back.wait(5)
+
+        return end
+
+    @contextmanager
+    def reached(self, command: str) -> Iterator[None]:
+        hangs = self.hanging.pop(command, None)
+        if hangs is not None:
+            hangs.wait(5)
+        yield
+        if hangs is not None:
+            self.came_back.set()
 
     def write(self, node: str, token: int) -> bool:
         taken = self.holder in ("", node)
@@ -64,21 +79,32 @@ class Port:
     def registered(self) -> tuple[int, ...]:
         if self.storage.fails:
             raise OSError(errno.EIO, "no answer")
-        self.storage.hangs.wait(5)
-        found = tuple(self.storage.keys.values())
-        self.storage.came_back.set()
-        return found
+        with self.storage.reached("registered"):
+            return tuple(self.storage.keys.values())
 
     def register(self, key: int) -> None:
-        self.storage.keys[self.me] = key
+        with self.storage.reached("register"):
+            self.storage.keys[self.me] = key
 
     def reserve(self, key: int) -> bool:
+        with self.storage.reached("reserve"):
+            return self._reserve(key)
+
+    def preempt(self, key: int, victim: int) -> bool:
+        with self.storage.reached("preempt"):
+            return self._preempt(key, victim)
+
+    def unregister(self, key: int) -> None:
+        with self.storage.reached("unregister"):
+            self._unregister(key)
+
+    def _reserve(self, key: int) -> bool:
         if self.storage.keys.get(self.me) != key or self.storage.holder not in ("", self.me):
             return False
         self.storage.holder = self.me
         return True
 
-    def preempt(self, key: int, victim: int) -> bool:
+    def _preempt(self, key: int, victim: int) -> bool:
         if self.storage.keys.get(self.me) != key or victim not in self.storage.keys.values():
             return False
         gone = [name for name, theirs in self.storage.keys.items() if theirs == victim]
@@ -89,7 +115,7 @@ class Port:
                 del self.storage.keys[name]
         return True
 
-    def unregister(self, key: int) -> None:
+    def _unregister(self, key: int) -> None:
         if self.storage.keys.get(self.me) == key:
             del self.storage.keys[self.me]
             self.storage.holder = "" if self.storage.holder == self.me else self.storage.holder
@@ -139,6 +165,7 @@ class World:
             for _ in range(6):
                 await asyncio.sleep(0)
             if not self.waiting:
+                await asyncio.sleep(0.001)  # some thread is at work
                 continue
             stays = last in self.waiting
             who = [last] if stays and switches == SWITCHES else list(self.waiting)
@@ -291,16 +318,82 @@ def test_a_look_that_comes_back_late_ends_nothing_that_was_registered_since(monk
     async def story(world: World) -> None:
         node, lease = world.node("node-1"), world.grant("node-1")
         assert await node.take([lease]) is None
-        world.storage.hangs = threading.Event()
+        come_back = world.storage.hang("registered")
         await node.give_up(replace(lease, guarantee=Guarantee.NONE))
         again = world.grant("node-1")
         Port(world.storage, "node-1").register(key_of(again))
-        world.storage.hangs.set()
-        await asyncio.to_thread(world.storage.came_back.wait, 5)
+        await asyncio.to_thread(come_back)
         await asyncio.sleep(0.05)
         assert world.storage.keys == {"node-1": key_of(again)} and world.storage.holder == "node-1"
 
     played(story)
+
+
+def test_a_give_up_that_was_given_up_ends_no_reservation_that_is_in_use_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store was not told, and has the same lease for the next mount: with the key that is just being ended."""
+    monkeypatch.setattr(reserving, "MOVE_S", 0.3)
+
+    async def story(world: World) -> None:
+        node, lease = world.node("node-1"), world.grant("node-1")
+        assert await node.take([lease]) is None
+        come_back = world.storage.hang("unregister")
+        with pytest.raises(TimeoutError):
+            await node.give_up(lease)
+        denied = await node.take([lease])
+        await asyncio.to_thread(come_back)
+        assert denied is not None and "an earlier command" in denied.reason
+        await asyncio.sleep(0.05)
+        assert await node.take([lease]) is None
+        assert world.storage.keys == {"node-1": key_of(lease)} and world.storage.holder == "node-1"
+
+    played(story)
+
+
+@pytest.mark.parametrize("command", ["register", "reserve", "preempt"])
+def test_nothing_goes_on_before_a_command_that_was_given_up_was_carried_out(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A key that is registered late would take the place of the one that says that it is kept."""
+    monkeypatch.setattr(reserving, "MOVE_S", 0.3)
+
+    async def story(world: World) -> None:
+        node, other = world.node("node-1"), world.grant("node-2")
+        if command == "preempt":
+            assert await world.node("node-2").take([other]) is None
+        lease = world.grant("node-1")
+        come_back = world.storage.hang(command)
+        assert await node.take([lease]) is not None
+        with pytest.raises(TimeoutError):
+            await node.give_up(lease)
+        again = world.grant("node-1")
+        denied = await node.take([again])
+        await asyncio.to_thread(come_back)
+        assert denied is not None and "an earlier command" in denied.reason
+        await asyncio.sleep(0.05)
+        assert await node.take([again]) is None
+        assert world.storage.keys == {"node-1": key_of(again, kept=command == "preempt")}
+
+    played(story)
+
+
+def test_a_command_that_never_began_is_waited_for_by_nobody() -> None:
+    """All threads hang in other disks, and who asked gives up before one is free."""
+
+    async def story() -> None:
+        commands, free, did = Commands(), threading.Event(), list[str]()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        full = asyncio.create_task(asyncio.to_thread(free.wait, 5))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await commands.run("wwn-a", lambda: did.append("late"))
+        assert not commands.unanswered("wwn-a")
+        free.set()
+        await full
+        await commands.run("wwn-a", lambda: did.append("now"))
+        assert did == ["now"] and not commands.unanswered("wwn-a")
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(("uses", "counted"), [(1, 0), (2, 1)])
