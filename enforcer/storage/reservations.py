@@ -68,8 +68,13 @@ def key_of(lease: Lease, *, kept: bool = False) -> int:
 
     ``kept``: somebody was preempted, so the reservation is never given up.
     """
-    name = int.from_bytes(hashlib.sha256(lease.holder.node.encode()).digest()[:4], "big")
-    return _MARK | int(kept) * _KEPT | name >> 11 << _TOKEN_BITS | lease.token & (1 << _TOKEN_BITS) - 1
+    return key_of_node(lease.holder.node) | int(kept) * _KEPT | lease.token & (1 << _TOKEN_BITS) - 1
+
+
+def key_of_node(node: str) -> int:
+    """What all keys of a node have in common; the key of no grant."""
+    name = int.from_bytes(hashlib.sha256(node.encode()).digest()[:4], "big")
+    return _MARK | name >> 11 << _TOKEN_BITS
 
 
 def is_key(key: int) -> bool:

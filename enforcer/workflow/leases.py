@@ -272,7 +272,7 @@ class Leases:
                 async with asyncio.timeout(1.0):
                     await self._wake.wait()
             self._wake.clear()
-            for resource in self._held.keys() - self._giving.keys():
+            for resource in (self._held.keys() | self._reservations.left_by_earlier_boots()) - self._giving.keys():
                 self._giving[resource] = asyncio.create_task(self._give_back(resource))
 
     async def _give_back(self, resource: ResourceId) -> None:
@@ -294,6 +294,8 @@ class Leases:
 
     async def _try_release(self, resource: ResourceId) -> None:
         held = self._held.get(resource)
+        if held is None:
+            await self._reservations.end_earlier(resource.lun, self._turns.of({resource}), self._held)
         if held is None or not (self._idle(resource, held) or self._only_in_flight(resource, held)):
             return
         async with self._turns.of(frozenset({resource})):

@@ -35,8 +35,8 @@ import asyncio
 import errno
 import fnmatch
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,9 +45,10 @@ from enforcer.model.errors import EnforcerError
 from enforcer.model.lease import Denied, Guarantee, Holder, Lease, Standing
 from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.storage import reservations
-from enforcer.storage.reservations import Move, Port, is_kept, key_for, key_of, move, same_node
+from enforcer.storage.reservations import Move, Port, is_kept, key_for, key_of, key_of_node, move, same_node
 from enforcer.workflow.commands import Commands
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.earlier import Earlier
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class Reservations:
     ) -> None:
         self._devices, self._store, self._me = devices, store, me
         self._patterns, self._scratch, self._uses, self._port = patterns, scratch, uses, port
-        self._commands = Commands()
+        self._commands, self._earlier = Commands(), Earlier(scratch, me.boot_id)
         self._trouble: dict[str, str] = {}  # LUN -> why it is not used there, or ""
 
     def promised(self, resources: Iterable[ResourceId]) -> bool:
@@ -88,7 +89,7 @@ class Reservations:
     async def look(self, resources: Iterable[ResourceId]) -> None:
         """Learn, before the store is asked, whether these LUNs can be reserved. Raises nothing."""
         for lun in sorted({r.lun for r in resources if not r.path}):
-            if any(fnmatch.fnmatchcase(lun, pattern) for pattern in self._patterns):
+            if self._named(lun):
                 trouble = await self._cannot(lun)
                 if trouble and trouble != self._trouble.get(lun):
                     log.warning("%s: no reservation is used: %s", lun, trouble)
@@ -125,6 +126,35 @@ class Reservations:
                     raise
                 why = str(error) or "no answer"
                 log.warning("%s: whether this node has reserved %s is not known: %s", lease.resource, disk.name, why)
+
+    def left_by_earlier_boots(self) -> set[ResourceId]:
+        """LUNs on which only an earlier boot of this node can have left something: see :meth:`end_earlier`."""
+        luns = self._devices.luns() if self._patterns else ()
+        return {ResourceId(lun) for lun in luns if self._named(lun) and self._earlier.due(lun)}
+
+    async def end_earlier(
+        self, lun: str, turn: AbstractAsyncContextManager[None], held: Collection[ResourceId]
+    ) -> None:
+        """What earlier boots of this node reserved is in nobody's way any more, unless it is kept. Raises nothing.
+
+        Once for each boot and LUN, when it is first seen and nothing of it is held (``held``: by this node) or used.
+        """
+        async with turn:
+            used = self._in_use(lun, 0) or any(device.in_use for device in self._devices.on_lun(lun))
+            if used or any(r.lun == lun for r in held) or not self._named(lun) or not self._earlier.due(lun):
+                return
+            try:
+                for disk in self._disks(lun):
+                    async with asyncio.timeout(MOVE_S):
+                        await self._leave(lun, disk.dev, key_of_node(self._me.node))
+            except OSError as error:
+                log.warning("%s: what an earlier boot has reserved is not known: %s", lun, str(error) or "no answer")
+                self._earlier.later(lun)
+            else:
+                self._earlier.over(lun)
+
+    def _named(self, lun: str) -> bool:
+        return any(fnmatch.fnmatchcase(lun, pattern) for pattern in self._patterns)
 
     async def _leave(self, lun: str, dev: DevNum, like: int) -> None:
         """End every registration of the node that made the key ``like``, under whichever grant, unless it is kept.
@@ -169,6 +199,7 @@ class Reservations:
     async def _round(self, dev: DevNum, lease: Lease, counted: int) -> str | None:
         """One look and one step. "" if this node is the holder, a reason if it must not be, None to go on."""
         lun = lease.resource.lun
+        self._earlier.over(lun)
         before = await self._at(lun, dev, _holder)
         mine = key_for(lease, before)
         await self._at(lun, dev, lambda port: port.register(mine))

@@ -125,6 +125,22 @@ MUTANTS = (
         "tests/unit/workflow/test_leases_doubtful.py::test_what_could_not_be_reserved_again_is_asked_about_again",
     ),
     Mutant(
+        "reserve-earlier-boot",
+        "What an earlier boot has reserved is ended when its LUN appears, whatever the store has forgotten by then.",
+        "enforcer/workflow/leases.py",
+        "        if held is None:\n            await self._reservations.end_earlier(",
+        "        if held is None and False:\n            await self._reservations.end_earlier(",
+        "tests/unit/workflow/test_leases_adopted.py::test_what_an_earlier_boot_reserved_is_ended_when_its_lun_appears",
+    ),
+    Mutant(
+        "reserve-this-boot",
+        "What this boot has reserved is not taken for an earlier one's by the next daemon.",
+        "enforcer/workflow/reserving.py",
+        "        self._earlier.over(lun)\n        before = ",
+        "        before = ",
+        RESERVING + "test_what_may_be_of_this_boot_is_not_ended",
+    ),
+    Mutant(
         "reserve-keeps-all",
         "A storage that does not end one reservation keeps no other lease when the daemon ends.",
         "enforcer/workflow/leases.py",

@@ -10,7 +10,7 @@ import errno
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,7 @@ from enforcer.workflow.reserving import Reservations
 SWITCHES = 3  # how often one of them stops in the middle and the other goes on
 LUN = ResourceId("wwn-a")
 DISK = Device(DevNum(8, 0), "sda", (LUN,), ("wwn-a",))
+NOWHERE = Path("/dev/null")  # nothing can be written down there
 
 
 @dataclass
@@ -143,17 +144,17 @@ class World:
         self.record = Lease(LUN, Mode.EX, Holder(node, "b", "s"), self.token, "", Guarantee.RESERVATION)
         return self.record
 
-    def node(self, name: str, uses: int = 0) -> Reservations:
+    def node(self, name: str, uses: int = 0, boot: str = "b", scratch: Path = NOWHERE) -> Reservations:
         @contextmanager
         def port(_dev: DevNum, *, scratch: Path) -> Any:
             yield Port(self.storage, name)
 
         return Reservations(
-            cast(Any, SimpleNamespace(on_lun=lambda _: [DISK])),
+            cast(Any, SimpleNamespace(on_lun=lambda _: [DISK], luns=lambda: frozenset({LUN.lun, "of-others"}))),
             cast(Any, self),
-            Holder(name, "b", "s"),
+            Holder(name, boot, "s"),
             patterns=("wwn-*",),
-            scratch=Path("/"),
+            scratch=scratch,
             uses=lambda _: (uses, 0),
             port=port,
         )
@@ -394,6 +395,45 @@ def test_a_command_that_never_began_is_waited_for_by_nobody() -> None:
         assert did == ["now"] and not commands.unanswered("wwn-a")
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_an_earlier_boot_reserved_is_ended_once_unless_it_is_kept(tmp_path: Path, kept: bool) -> None:
+    async def story(world: World) -> None:
+        lease, mine = world.grant("node-1"), Port(world.storage, "node-1")
+        mine.register(key_of(lease, kept=kept))
+        assert mine.reserve(key_of(lease, kept=kept))
+        theirs = world.storage.keys["node-2"] = key_of(world.grant("node-2"))
+        node = world.node("node-1", boot="b2", scratch=tmp_path)
+        assert node.left_by_earlier_boots() == {LUN}
+        for lun in ("wwn-a", "of-others"):
+            await node.end_earlier(lun, nullcontext(), ())
+        assert world.storage.holder == ("node-1" if kept else "")
+        assert world.storage.keys == {"node-2": theirs} | ({"node-1": key_of(lease, kept=True)} if kept else {})
+        for again in (node, world.node("node-1", boot="b2", scratch=tmp_path)):
+            assert again.left_by_earlier_boots() == set()
+        assert world.node("node-1", boot="b3", scratch=tmp_path).left_by_earlier_boots() == {LUN}
+
+    played(story)
+
+
+@pytest.mark.parametrize("why", ["held", "in use", "of this boot", "no answer"])
+def test_what_may_be_of_this_boot_is_not_ended(tmp_path: Path, why: str) -> None:
+    """Its lease may be another node's by now, which still needs to find that it was reserved here."""
+
+    async def story(world: World) -> None:
+        lease = world.grant("node-1")
+        before = world.node("node-1", boot="b" if why == "of this boot" else "b0", scratch=tmp_path)
+        Port(world.storage, "node-1").register(key_of(lease))
+        if why == "of this boot":
+            assert await before.take([lease]) is None
+        world.storage.fails = why == "no answer"
+        node = world.node("node-1", uses=int(why == "in use"), scratch=tmp_path)
+        await node.end_earlier("wwn-a", nullcontext(), [LUN] if why == "held" else [])
+        assert world.storage.keys == {"node-1": key_of(lease)}
+        assert node.left_by_earlier_boots() == ({LUN} if why in ("held", "in use") else set())
+
+    played(story)
 
 
 @pytest.mark.parametrize(("uses", "counted"), [(1, 0), (2, 1)])
