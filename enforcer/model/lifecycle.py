@@ -75,11 +75,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The store's answer. ``fresh``: others could write since; ``idle``: nothing uses it here."""
+    """The store's answer. ``fresh``: others could write since; ``idle``: nothing uses it here; ``reserves``: what is
+    not live has to be reserved at the storage before it is used, whatever was there, for it may be given up half."""
 
     token: int
     fresh: bool
     idle: bool
+    reserves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,9 @@ def step(state: State, event: Event) -> Step:
                 return state, (Action.PERMIT,)
             free = state.phase is Phase.FREE
             return (replace(state, phase=Phase.ACQUIRING) if free else state), (Action.ASK,)
-        case Granted(token, fresh, idle):
-            return _granted(state, token, stale=state.stale or (fresh and (idle or not state.live)))
+        case Granted(token, fresh, idle, reserves):
+            unsure = (fresh and (idle or not state.live)) or (reserves and not state.live)
+            return _granted(state, token, stale=state.stale or unsure)
         case NotGranted():
             return (replace(state, phase=Phase.FREE) if state.phase is Phase.ACQUIRING else state), _NOTHING
         case Freshened():

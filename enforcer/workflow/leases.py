@@ -126,9 +126,8 @@ class Leases:
                 before = self._held.get(lease.resource)
                 alone = not late and self._sharing.converts(lease.resource, want)  # others wrote, and who asks waits
                 idle = before is None or alone or self._idle(lease.resource, before)
-                # until the storage has been asked, whoever comes has to ask: it may have been given up half
-                unsure = lease.guarantee is Guarantee.RESERVATION and not (before and before.life.live)
-                event = lifecycle.Granted(lease.token, outcome.fresh or alone or unsure, idle)
+                reserves = lease.guarantee is Guarantee.RESERVATION
+                event = lifecycle.Granted(lease.token, outcome.fresh or alone, idle, reserves)
                 actions.update(self._held.happened(lease.resource, event, lease))
             denied = forgetful(outcome) if Action.REFUSE in actions else late
             if denied:

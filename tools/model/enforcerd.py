@@ -50,14 +50,16 @@ def daemon(world: World, n: int, scenario: Scenario) -> Iterator[Next]:
     elif node.doing == "look":
         yield from _look(world, n, scenario)
     elif node.doing == "give up":
-        label = "enforcerd: gives its reservation up"
-        yield from _release(reserve.given_up(world, n), n, scenario, label)
+        if node.late is None:
+            label = "enforcerd: gives its reservation up"
+            yield from _release(reserve.given_up(world, n), n, scenario, label)
+        yield from _no_answer(world, n, world.having(n, node._replace(doing="")), scenario)
     elif node.doing in reserve.STEPS:
         label, after_step, outcome = reserve.following(world, n, scenario)
         if outcome is not None:
             after_step = _permitted(after_step, n, scenario) if outcome else _denied(after_step, n)
         yield f"enforcerd: {label}", after_step
-        yield "enforcerd: waits no longer for the storage", _denied(world, n)
+        yield from _no_answer(world, n, _denied(world, n), scenario)
     elif node.doing:
         if node.answer is not None:
             yield "enforcerd: the store's answer arrives", _answered(world, n, scenario)
@@ -73,6 +75,15 @@ def daemon(world: World, n: int, scenario: Scenario) -> Iterator[Next]:
             if Action.LOOK in actions:
                 yield "enforcerd: finds that nothing uses it", world.having(n, node._replace(doing="close"))
         yield from _reconcile(world, n, scenario)
+
+
+def _no_answer(world: World, n: int, after: World, scenario: Scenario) -> Iterator[Next]:
+    """Of the storage: what it was told is lost, or, if that is what fails in this history, carried out some time."""
+    yield "enforcerd: waits no longer for the storage", after
+    command = reserve.under_way(world, n)
+    if command is not None and world.faults and n not in scenario.steady and world.nodes[n].late is None:
+        late = after.having(n, after.nodes[n]._replace(late=command))._replace(faults=world.faults - 1)
+        yield f"enforcerd: waits no longer for the storage to {command.what}", late
 
 
 def started(world: World, n: int) -> World:
@@ -175,7 +186,7 @@ def _answered(world: World, n: int, scenario: Scenario) -> World:
     late = shared and not _idle(node, scenario)
     alone = shared and not late
     idle = _idle(node, scenario) or alone
-    life, actions = _step_of(node.life, Granted(token, fresh or alone, idle))
+    life, actions = _step_of(node.life, Granted(token, fresh or alone, idle, scenario.reserving))
     stale = Action.FRESHEN in actions
     known = mode_known(node.mode, mode, fresh=stale) if _held(node) else mode
     node = node._replace(life=life, mode=known)
@@ -188,6 +199,8 @@ def _answered(world: World, n: int, scenario: Scenario) -> World:
     if stop_ns(node.t0) <= 0:
         return world.having(n, node)  # denied: the kernel knows no deadline; what is stale stays so
     node = node._replace(using=asked if node.use == 0 else node.using, permit=True)
+    if scenario.reserving and node.late is not None:
+        return _denied(world.having(n, node), n)
     if scenario.reserving:
         return world.having(n, node._replace(doing=reserve.STEPS[0]))
     return _permitted(world.having(n, node), n, scenario)
@@ -218,12 +231,10 @@ def _denied(world: World, n: int) -> World:
 
 def _look(world: World, n: int, scenario: Scenario) -> Iterator[Next]:
     node = world.nodes[n]._replace(doing="")
-    token = node.life.token
     after, actions = _step(node, Looked(_idle(node, scenario)))
     if Action.RELEASE not in actions:
         yield "enforcerd: finds a use, and keeps it", world.having(n, after)
         return
-    after = after._replace(told=0 if after.told == token else after.told, sure=0)
     if scenario.reserving:
         yield "enforcerd: finds no use", world.having(n, after._replace(doing="give up"))
         return
@@ -231,7 +242,8 @@ def _look(world: World, n: int, scenario: Scenario) -> Iterator[Next]:
 
 
 def _release(world: World, n: int, scenario: Scenario, label: str) -> Iterator[Next]:
-    node, record, wanted = world.nodes[n]._replace(doing=""), world.store.records[n], scenario.resource(n)
+    node, record, wanted = world.nodes[n]._replace(doing="", sure=0), world.store.records[n], scenario.resource(n)
+    node = node._replace(told=0 if node.told == node.life.token else node.told)
     ours = (
         {wanted: Lease(wanted, record.mode, holder(n, node.boot), record.token, "")}
         if record is not None and record.boot == node.boot

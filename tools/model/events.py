@@ -13,6 +13,7 @@ from enforcer.model.lifecycle import Phase
 from enforcer.workflow.sharing import covers
 from tools.model.enforcerd import daemon, started
 from tools.model.machines import Next, caller, faults, keeper, takes, tick
+from tools.model.reserve import carried_out
 from tools.model.state import NAMES, Grant, Node, Record, Scenario, Violation, World
 from tools.model.store import arrived, told
 
@@ -40,6 +41,8 @@ def successors(world: World, scenario: Scenario) -> Iterator[Next]:
         if node.on and not node.paused:
             for label, after in _steps(world, n, scenario):
                 yield f"{NAMES[n]}: {label}", after
+        if node.late is not None:
+            yield f"storage: carries out what {NAMES[n]} has given up: {node.late.what}", carried_out(world, n)
         for label, after in faults(world, n, scenario):
             yield f"{NAMES[n]}: {label}", after
 
@@ -56,6 +59,8 @@ def check(world: World, scenario: Scenario) -> None:
     for n, node in enumerate(world.nodes):
         if not node.on or node.use < 2 or not takes(world, n, scenario):
             continue
+        if scenario.reserving and world.disk.holder is None:
+            raise Violation(f"{NAMES[n]} uses the device, and nobody has reserved it")
         mine = [g for g in world.disk.granted if (g.node, g.boot) == (n, node.boot)]
         if not mine and not node.paused:
             raise Violation(f"{NAMES[n]} writes after a higher token went to {_whose(world.disk.granted)}")
@@ -105,6 +110,8 @@ def calm(world: World, scenario: Scenario) -> Next | None:
     for n, node in enumerate(world.nodes):
         if not node.on:
             continue
+        if node.late is not None:
+            return f"storage: carries out what {NAMES[n]} has given up", carried_out(world, n)
         if node.paused:
             return f"{NAMES[n]}: goes on", world.having(n, node._replace(paused=False))
         if not node.daemon:

@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 
 from enforcer.model.lease import Claim, Guarantee
 from enforcer.model.resource import Mode, ResourceId
-from tools.model.state import Scenario, World, forgotten, free, held, outrun, reserved, shared, stalled, unmounted
+from tools.model.state import (
+    Scenario,
+    World,
+    forgotten,
+    free,
+    held,
+    outrun,
+    parting,
+    reserved,
+    shared,
+    stalled,
+    unmounted,
+)
 
 WHOLE, PART = ResourceId("wwn-a"), ResourceId("wwn-a", ("p1",))
 EX, CW, PR = (Claim(WHOLE, mode) for mode in (Mode.EX, Mode.CW, Mode.PR))
@@ -70,6 +82,7 @@ PLANS = (
         steady=STEADY,
     ),
     _plan("node-1 has it reserved", reserved(1), 11, 7, guarantee=Guarantee.RESERVATION, wants=((EX,), (EX,))),
+    _plan("node-1 gives its reservation up", parting(1), 9, 7, guarantee=Guarantee.RESERVATION, wants=((EX,), (EX,))),
     _plan(
         "node-1 has it reserved and fails, node-2 does not",
         reserved(1),

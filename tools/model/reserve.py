@@ -13,7 +13,7 @@ from functools import cache
 from enforcer.model.lease import Guarantee, Lease
 from enforcer.model.resource import Mode, ResourceId
 from enforcer.storage.reservations import Move, is_kept, key_for, key_of, move
-from tools.model.state import Key, Scenario, World, holder
+from tools.model.state import Command, Disk, Key, Scenario, World, holder
 
 STEPS = ("read the holder", "register", "read again", "ask the store", "reserve", "preempt")
 
@@ -28,22 +28,52 @@ def following(world: World, n: int, scenario: Scenario) -> tuple[str, World, boo
             after = node._replace(doing="register", mine=Key(n, node.life.token, kept))
             return "reads whose the reservation is", world.having(n, after), None
         case "register":
-            keys = tuple(node.mine if i == n else key for i, key in enumerate(disk.keys))
-            after = node._replace(doing="read again")
-            return "registers its key", world.having(n, after)._replace(disk=disk._replace(keys=keys)), None
+            assert node.mine is not None
+            disk = _done(disk, n, Command("register", node.mine))
+            return "registers its key", world.having(n, node._replace(doing="read again"))._replace(disk=disk), None
         case "read again":
             after = node._replace(doing="ask the store", there=there)
             return "reads again whose the reservation is", world.having(n, after), None
         case "ask the store":
             return _asked(world, n, lease, scenario)
-    if node.mine == disk.keys[n]:
-        if node.doing == "reserve" and disk.holder is None:
-            disk = disk._replace(holder=n)
-        elif node.doing == "preempt" and node.there in disk.keys:
-            keys = tuple(key if key != node.there or i == n else None for i, key in enumerate(disk.keys))
-            disk = disk._replace(keys=keys, holder=n if disk.reserved() == node.there else disk.holder)
     after = node._replace(doing=STEPS[0], mine=None, there=None)
+    assert node.mine is not None
+    disk = _done(disk, n, Command(node.doing, node.mine, node.there))
     return f"tells the storage to {node.doing}", world.having(n, after)._replace(disk=disk), None
+
+
+def _done(disk: Disk, n: int, command: Command) -> Disk:
+    what, mine, victim = command
+    if what == "register":
+        return disk._replace(keys=tuple(mine if i == n else key for i, key in enumerate(disk.keys)))
+    if disk.keys[n] != mine:
+        return disk
+    if what == "reserve" and disk.holder is None:
+        return disk._replace(holder=n)
+    if what == "preempt" and victim in disk.keys:
+        keys = tuple(key if key != victim or i == n else None for i, key in enumerate(disk.keys))
+        return disk._replace(keys=keys, holder=n if disk.reserved() == victim else disk.holder)
+    if what == "unregister":
+        keys = tuple(None if i == n else key for i, key in enumerate(disk.keys))
+        return disk._replace(keys=keys, holder=None if disk.holder == n else disk.holder)
+    return disk
+
+
+def under_way(world: World, n: int) -> Command | None:
+    """The command that changes something at the storage and that this node waits for."""
+    node, key = world.nodes[n], world.disk.keys[n]
+    if node.doing == "give up":
+        return Command("unregister", key) if key is not None and not key.kept else None
+    if node.doing in ("register", "reserve", "preempt") and node.mine is not None:
+        return Command(node.doing, node.mine, node.there)
+    return None
+
+
+def carried_out(world: World, n: int) -> World:
+    """What the node waits for no longer."""
+    node = world.nodes[n]
+    disk = world.disk if node.late is None else _done(world.disk, n, node.late)
+    return world.having(n, node._replace(late=None))._replace(disk=disk)
 
 
 def _asked(world: World, n: int, lease: Lease, scenario: Scenario) -> tuple[str, World, bool | None]:
@@ -62,12 +92,9 @@ def _asked(world: World, n: int, lease: Lease, scenario: Scenario) -> tuple[str,
 
 
 def given_up(world: World, n: int) -> World:
-    """After the last use: nothing happens if the key has another name, as one has that is kept."""
-    disk = world.disk
-    if disk.keys[n] != Key(n, world.nodes[n].life.token, False):
-        return world
-    keys = tuple(None if i == n else key for i, key in enumerate(disk.keys))
-    return world._replace(disk=disk._replace(keys=keys, holder=None if disk.holder == n else disk.holder))
+    """After the last use: nothing happens if what is registered is kept."""
+    command = under_way(world, n)
+    return world if command is None else world._replace(disk=_done(world.disk, n, command))
 
 
 @cache

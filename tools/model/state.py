@@ -84,6 +84,14 @@ class Key(NamedTuple):
     kept: bool
 
 
+class Command(NamedTuple):
+    """To the storage, of a node: register, reserve, preempt (``victim``), unregister."""
+
+    what: str
+    mine: Key
+    victim: Key | None = None
+
+
 class Disk(NamedTuple):
     """The storage. ``granted`` is its memory of who may write: to whom the highest token went, and who shares it."""
 
@@ -132,6 +140,7 @@ class Node(NamedTuple):
     answer: Answer | None = None
     mine: Key | None = None  # while it reserves: its own key, and the key that it found last
     there: Key | None = None
+    late: Command | None = None  # which the storage has not carried out, and nobody waits for
     absent: tuple[tuple[int, int], ...] = ()  # (boot of the other node, ticks since its session was seen gone)
 
 
@@ -213,7 +222,8 @@ def canonical(world: World) -> World:
             used.add(node.answer.token)
         if node.renewal is not None:
             used.add(node.renewal[1])
-        used.update(key.token for key in (node.mine, node.there) if key is not None)
+        keys = (node.mine, node.there, *(node.late[1:] if node.late else ()))
+        used.update(key.token for key in keys if isinstance(key, Key))
     for message in world.flying:
         used.update((message.revision, message.session))
     used.update(key.token for key in world.disk.keys if key is not None)
@@ -249,6 +259,11 @@ def _rekeyed(key: Key | None, rank: dict[int, int]) -> Key | None:
     return key and key._replace(token=rank[key.token])
 
 
+def _reordered(command: Command, rank: dict[int, int]) -> Command:
+    mine = command.mine._replace(token=rank[command.mine.token])
+    return Command(command.what, mine, _rekeyed(command.victim, rank))
+
+
 def _ranked(node: Node, rank: dict[int, int]) -> Node:
     life = node.life
     return node._replace(
@@ -260,6 +275,7 @@ def _ranked(node: Node, rank: dict[int, int]) -> Node:
         renewal=node.renewal and (node.renewal[0], rank[node.renewal[1]]),
         mine=_rekeyed(node.mine, rank),
         there=_rekeyed(node.there, rank),
+        late=node.late and _reordered(node.late, rank),
     )
 
 
@@ -297,6 +313,13 @@ def reserved(faults: int) -> World:
     """The first node has a mount, and the storage knows it as the holder of the reservation."""
     world = held(faults)
     return world._replace(disk=Disk(world.disk.granted, (Key(0, 3, False), None), 0, 3))
+
+
+def parting(faults: int) -> World:
+    """The first node has unmounted it, and gives the reservation up, and then the lease."""
+    world = reserved(faults)
+    one = world.nodes[0]._replace(use=0, entry=Entry.CLOSING, life=State(Phase.CLOSING, 3, 3, doubt=True))
+    return canonical(world.having(0, one._replace(doing="give up")))
 
 
 def stalled(faults: int) -> World:

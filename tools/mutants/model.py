@@ -126,6 +126,14 @@ MUTANTS = (
         MODEL,
     ),
     Mutant(
+        "reserved-once-for-all",
+        "A lease that was being given back is reserved anew before it is used, also where the first try is refused.",
+        "enforcer/model/lifecycle.py",
+        " or (reserves and not state.live)",
+        "",
+        MODEL,
+    ),
+    Mutant(
         "preempted-unasked",
         "Nobody makes itself the holder of the reservation of a lease that the store has given to another.",
         "enforcer/storage/reservations.py",

@@ -120,8 +120,8 @@ MUTANTS = (
         "reserve-half-given-up",
         "What was given up half, and cannot be reserved again, permits nobody without another ask.",
         "enforcer/workflow/leases.py",
-        "                unsure = lease.guarantee is Guarantee.RESERVATION and",
-        "                unsure = False and lease.guarantee is Guarantee.RESERVATION and",
+        "                reserves = lease.guarantee is Guarantee.RESERVATION\n",
+        "                reserves = False\n",
         "tests/unit/workflow/test_leases_doubtful.py::test_what_could_not_be_reserved_again_is_asked_about_again",
     ),
     Mutant(
