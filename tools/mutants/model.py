@@ -113,8 +113,8 @@ MUTANTS = (
         "exclusive-late-and-not-dropped",
         "A shared lease that the store has as exclusive already is dropped from the cache when it becomes that here.",
         "enforcer/workflow/leases.py",
-        "lifecycle.Granted(lease.token, outcome.fresh or alone, idle)",
-        "lifecycle.Granted(lease.token, outcome.fresh, idle)",
+        "lifecycle.Granted(lease.token, outcome.fresh or alone, idle, reserves)",
+        "lifecycle.Granted(lease.token, outcome.fresh, idle, reserves)",
         "tests/unit/workflow/test_leases_shared.py::test_an_exclusive_grant_too_late_for_who_asked_leaves_no_old_blocks",
     ),
     Mutant(
