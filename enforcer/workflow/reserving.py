@@ -79,6 +79,7 @@ class Reservations:
         self._devices, self._store, self._me = devices, store, me
         self._patterns, self._scratch, self._uses, self._port = patterns, scratch, uses, port
         self._commands, self._earlier = Commands(), Earlier(scratch, me.boot_id)
+        self._clean: set[str] = set()  # LUNs where nothing of this node is to be given up, until it is reserved again
         self._trouble: dict[str, str] = {}  # LUN -> why it is not used there, or ""
 
     def promised(self, resources: Iterable[ResourceId]) -> bool:
@@ -112,20 +113,27 @@ class Reservations:
         What is registered is asked of the storage, not of the record: that is written anew with a lower promise if the
         lease comes to be in a set that cannot be reserved, or the settings change. Where the record promises nothing, a
         storage that does not answer keeps no lease: what stays behind may refuse somebody, and lets nobody write.
+        Where nothing was found, and nothing was promised since, it is not asked again.
         """
-        if lease.resource.path:
+        lun, promised = lease.resource.lun, lease.guarantee is Guarantee.RESERVATION
+        if lease.resource.path or (lun in self._clean and not promised):
             return  # the reservation, if there is one, is that of the whole
-        for disk in self._disks(lease.resource.lun):
+        disks = self._disks(lun)
+        clean = bool(disks)
+        for disk in disks:
             try:
                 async with asyncio.timeout(MOVE_S):
-                    await self._leave(lease.resource.lun, disk.dev, key_of(lease))
+                    await self._leave(lun, disk.dev, key_of(lease))
             except OSError as error:
+                clean = False
                 if error.errno in _GONE:
                     continue
-                if lease.guarantee is Guarantee.RESERVATION:
+                if promised:
                     raise
                 why = str(error) or "no answer"
                 log.warning("%s: whether this node has reserved %s is not known: %s", lease.resource, disk.name, why)
+        if clean:
+            self._clean.add(lun)
 
     def left_by_earlier_boots(self) -> set[ResourceId]:
         """LUNs on which only an earlier boot of this node can have left something: see :meth:`end_earlier`."""
@@ -200,6 +208,7 @@ class Reservations:
         """One look and one step. "" if this node is the holder, a reason if it must not be, None to go on."""
         lun = lease.resource.lun
         self._earlier.over(lun)
+        self._clean.discard(lun)
         before = await self._at(lun, dev, _holder)
         mine = key_for(lease, before)
         await self._at(lun, dev, lambda port: port.register(mine))

@@ -43,6 +43,7 @@ class Storage:
     fails: bool = False
     hanging: dict[str, threading.Event] = field(default_factory=dict)  # commands, the next one of each kind
     came_back: threading.Event = field(default_factory=threading.Event)
+    looks: int = 0  # at the keys
 
     def hang(self, command: str) -> Callable[[], None]:
         """The next such command waits until the answer is called, which returns when it was carried out."""
@@ -80,6 +81,7 @@ class Port:
     def registered(self) -> tuple[int, ...]:
         if self.storage.fails:
             raise OSError(errno.EIO, "no answer")
+        self.storage.looks += 1
         with self.storage.reached("registered"):
             return tuple(self.storage.keys.values())
 
@@ -296,6 +298,29 @@ def test_nothing_stays_behind_of_a_lease_whose_record_promises_it_no_more() -> N
         assert world.storage.holder == "node-1", "a part does not give up what the whole has"
         await node.give_up(rewritten)
         assert world.storage.holder == "" and set(world.storage.keys) == {"node-2"}
+
+    played(story)
+
+
+def test_a_lun_where_nothing_was_reserved_is_asked_about_it_once() -> None:
+    """By each daemon: the settings may have changed before it began."""
+
+    async def story(world: World) -> None:
+        node, none = world.node("node-1"), Guarantee.NONE
+        world.storage.fails = True
+        await node.give_up(replace(world.grant("node-1"), guarantee=none))
+        world.storage.fails = False
+        for _ in range(3):
+            await node.give_up(replace(world.grant("node-1"), guarantee=none))
+        assert world.storage.looks == 1
+        for _ in range(2):
+            lease = world.grant("node-1")
+            assert await node.take([lease]) is None
+            await node.give_up(replace(lease, guarantee=none))
+            assert world.storage.holder == "" and not world.storage.keys
+        Port(world.storage, "node-1").register(key_of(lease))
+        await world.node("node-1").give_up(replace(lease, guarantee=none))
+        assert not world.storage.keys
 
     played(story)
 
