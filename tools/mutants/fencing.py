@@ -12,7 +12,7 @@ AGENT, FENCES, SETTINGS = (
 )
 RUNS, REAL, DECIDES, READS = (
     "tests/unit/cluster/test_fence_agent.py",
-    "tests/unit/cluster/test_fence_ipmilan.py",
+    "tests/cluster/test_fence_ipmilan.py",
     "tests/unit/workflow/test_fencing.py",
     "tests/unit/policy/test_settings_fencing.py",
 )
