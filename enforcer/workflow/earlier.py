@@ -37,15 +37,16 @@ class Earlier:
         self._not_before[lun] = time.monotonic() + AGAIN_S
 
     def over(self, lun: str) -> None:
-        """From now on what is registered there may be ours. Raises nothing."""
+        """From now on what is registered there may be ours. Raises OSError: then nothing may be registered."""
         if lun in self._known():
             return
-        self._known().add(lun)
         try:
             with self._file.open("a") as file:
-                file.write(f"{self._boot_id} {lun}\n")
+                file.write(f"\n{self._boot_id} {lun}\n")  # whatever was left of a line that did not fit
         except OSError as error:
-            log.warning("that %s was looked at cannot be written down: %s", lun, error)
+            what = f"that it is reserved cannot be written to {self._file}: {error.strerror}"
+            raise OSError(error.errno, what) from None
+        self._known().add(lun)
 
     def _known(self) -> set[str]:
         if self._over is None:

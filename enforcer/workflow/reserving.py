@@ -155,11 +155,10 @@ class Reservations:
                 for disk in self._disks(lun):
                     async with asyncio.timeout(MOVE_S):
                         await self._leave(lun, disk.dev, key_of_node(self._me.node))
+                self._earlier.over(lun)
             except OSError as error:
                 log.warning("%s: what an earlier boot has reserved is not known: %s", lun, str(error) or "no answer")
                 self._earlier.later(lun)
-            else:
-                self._earlier.over(lun)
 
     def _named(self, lun: str) -> bool:
         return any(fnmatch.fnmatchcase(lun, pattern) for pattern in self._patterns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tools.mutants.row import Mutant
 
-RESERVING = "tests/unit/workflow/test_reserving.py::"
+RESERVING, LATE = "tests/unit/workflow/test_reserving.py::", "tests/unit/workflow/test_reserving_late.py::"
 DOG = "tests/unit/keeper/test_keeper_watchdog.py::"
 
 MUTANTS = (
@@ -106,7 +106,7 @@ MUTANTS = (
         "                await self._at(lun, dev, _unregister(key))\n",
         "        ends = lambda port: [port.unregister(k) for k in _registered(port) if same_node(k, like)]\n"
         "        await self._at(lun, dev, ends)\n",
-        RESERVING + "test_a_look_that_comes_back_late_ends_nothing_that_was_registered_since",
+        LATE + "test_a_look_that_comes_back_late_ends_nothing_that_was_registered_since",
     ),
     Mutant(
         "reserve-late-give-up",
@@ -114,7 +114,7 @@ MUTANTS = (
         "enforcer/workflow/reserving.py",
         "        if self._commands.unanswered(lease.resource.lun):\n            return UNANSWERED",
         "        self._commands = Commands()\n        if False:\n            return UNANSWERED",
-        RESERVING + "test_a_give_up_that_was_given_up_ends_no_reservation_that_is_in_use_again",
+        LATE + "test_a_give_up_that_was_given_up_ends_no_reservation_that_is_in_use_again",
     ),
     Mutant(
         "reserve-late-command",
@@ -122,7 +122,7 @@ MUTANTS = (
         "enforcer/workflow/commands.py",
         "            if turn.acquire(blocking=False):\n                ended()\n",
         "            ended()\n",
-        RESERVING + "test_nothing_goes_on_before_a_command_that_was_given_up_was_carried_out",
+        LATE + "test_nothing_goes_on_before_a_command_that_was_given_up_was_carried_out",
     ),
     Mutant(
         "reserve-half-given-up",
@@ -146,7 +146,15 @@ MUTANTS = (
         "enforcer/workflow/reserving.py",
         "        self._earlier.over(lun)\n        self._clean",
         "        self._clean",
-        RESERVING + "test_what_may_be_of_this_boot_is_not_ended",
+        LATE + "test_what_may_be_of_this_boot_is_not_ended",
+    ),
+    Mutant(
+        "reserve-unwritten",
+        "Nothing is reserved that a next daemon of this boot would take for an earlier boot's.",
+        "enforcer/workflow/earlier.py",
+        "            raise OSError(error.errno, what) from None\n",
+        "            log.warning(what)\n",
+        LATE + "test_what_cannot_be_written_down_is_not_reserved",
     ),
     Mutant(
         "reserve-keeps-all",
