@@ -24,7 +24,7 @@ from enforcer.model.resource import DevNum, ResourceId
 from enforcer.policy.rules import Policy
 from enforcer.storage import usage
 from enforcer.workflow.asks import Asks
-from enforcer.workflow.conflicting import Conflicts, Cut
+from enforcer.workflow.conflicting import Conflicts
 from enforcer.workflow.consent import Consent
 from enforcer.workflow.devices import Devices, Known
 from enforcer.workflow.leases import Leases
@@ -49,7 +49,6 @@ class Reconciler:
         session: Callable[[], SessionFacts | None] | None,
         cache: Path,
         board: Board | None = None,
-        cut: Cut | None = None,
         consent: Consent | None = None,
     ) -> None:
         """``cache`` keeps what other nodes see over a restart; ``session`` is None for a store without sessions."""
@@ -62,7 +61,7 @@ class Reconciler:
         self._suspects: set[DevNum] = set()
         self._trouble = ""
         self.warnings: list[str] = []
-        self.conflicts = Conflicts(board or NoBoard(), devices, me, notice, self.warnings, cut)
+        self.conflicts = Conflicts(board or NoBoard(), devices, me, notice, self.warnings)
 
     def state(self) -> tuple[str, bool]:
         """What is wrong with the store, or "", and whether our leases were taken up."""

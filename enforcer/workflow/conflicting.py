@@ -5,14 +5,12 @@ It happens to what was mounted before anybody asked: enforcerd off, the gate out
 that goes on cannot be refused any more. So the node that lacks the lease writes it on the board (``cluster/board.py``),
 whose other readers learn by that what no lease tells; whoever holds the resource shouts as well, and everybody refuses
 what is new on it, the holder too: what it mounts may be destroyed already.
-
-``on_conflict`` says what else the node without the lease does: ``alert`` nothing, ``cut`` ends its own use by force.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 
 from enforcer.cluster.board import Board, DoubleUse
 from enforcer.model.lease import Denied, Holder
@@ -21,8 +19,6 @@ from enforcer.workflow.devices import Devices
 
 log = logging.getLogger(__name__)
 MOST_WARNINGS = 20
-
-Cut = Callable[[DoubleUse], Awaitable[None]]
 
 
 class Conflicts:
@@ -35,13 +31,9 @@ class Conflicts:
         me: Holder,
         notice: Callable[[str, str], None],
         warnings: list[str],
-        cut: Cut | None = None,
     ) -> None:
-        """``cut`` silences this node's own use, and is called each round until that is over; None: it is only told.
-
-        ``warnings`` is what status shows.
-        """
-        self._board, self._devices, self._me, self._notice, self._cut = board, devices, me, notice, cut
+        """``warnings`` is what status shows."""
+        self._board, self._devices, self._me, self._notice = board, devices, me, notice
         self._warnings = warnings
         self._mine: dict[ResourceId, DoubleUse] = {}
         self._before: dict[ResourceId, DoubleUse] = {}
@@ -77,8 +69,6 @@ class Conflicts:
         self._refuse((*mine, *(use for use in posted if use.node != self._me.node)))
         for use in mine:
             self._shout(use, f"{use.says} here, and leased to {' and '.join(use.holders)}")
-            if self._cut:
-                await self._cut(use)
         for use in self.known:
             if use.node != self._me.node and any(use.resource.meets(own) for own in held):
                 self._shout(use, f"{use.says} on {use.node}, which has no lease of it, and leased here")

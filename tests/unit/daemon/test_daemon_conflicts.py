@@ -48,13 +48,9 @@ class Round:
     cache: Path
     wall: Wall = field(default_factory=Wall)
     notices: list[tuple[str, str]] = field(default_factory=list)
-    cuts: list[DoubleUse] = field(default_factory=list)
     made: Reconciler | None = None
 
-    def start(self, *, cut: bool = False) -> None:
-        async def silence(use: DoubleUse) -> None:
-            self.cuts.append(use)
-
+    def start(self) -> None:
         self.node.build()
         asks: Any = self
         self.made = Reconciler(
@@ -68,7 +64,6 @@ class Round:
             session=None,
             cache=self.cache,
             board=self.wall,
-            cut=silence if cut else None,
         )
 
     def pending_on(self, _dev: object) -> int:
@@ -209,12 +204,3 @@ def test_what_an_earlier_daemon_posted_is_taken_back(turn: Round) -> None:
     turn.wall.mine = (DoubleUse("node-1", "boot-0", B, "sdb is in use", ("node-2",)),)
     run(turn.go())
     assert not turn.wall.mine and turn.kinds == []
-
-
-@pytest.mark.parametrize("on", [False, True])
-def test_who_says_cut_is_asked_to_until_it_is_over(turn: Round, on: bool) -> None:
-    turn.start(cut=on)
-    turn.node.store.hold(B)
-    turn.node.used[SECOND] = MOUNTED
-    run(turn.go(2))
-    assert [use.resource for use in turn.cuts] == ([B, B] if on else [])
