@@ -10,13 +10,14 @@ AGENT, FENCES, SETTINGS = (
     "enforcer/workflow/fencing.py",
     "enforcer/settings/fencing.py",
 )
-RUNS, REAL, DECIDES, READS = (
+RUNS, REAL, DECIDES, DEMANDED, READS = (
     "tests/unit/cluster/test_fence_agent.py",
     "tests/cluster/test_fence_ipmilan.py",
     "tests/unit/workflow/test_fencing.py",
+    "tests/unit/workflow/test_fencing_on_demand.py",
     "tests/unit/policy/test_settings_fencing.py",
 )
-LEFT_ALONE = f"{DECIDES}::test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help"
+LEFT_ALONE = f"{DEMANDED}::test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help"
 
 MUTANTS = (
     Mutant(
@@ -49,7 +50,7 @@ MUTANTS = (
         FENCES,
         "self._off(agent, node, was_off or seen)",
         "self._off(agent, node, True)",
-        f"{DECIDES}::test_on_demand_nobody_is_taken_for_off_who_was_so_before",
+        f"{DEMANDED}::test_on_demand_nobody_is_taken_for_off_who_was_so_before",
     ),
     Mutant(
         "fence-seen-once",
@@ -316,7 +317,7 @@ MUTANTS = (
         FENCES,
         "            if quorum not in (Quorum.HELD, Quorum.NONE):\n",
         "            if False:\n",
-        f"{DECIDES}::test_who_has_no_quorum_switches_nobody_off",
+        f"{DEMANDED}::test_who_has_no_quorum_switches_nobody_off",
     ),
     Mutant(
         "fence-again-at-once",
@@ -324,7 +325,7 @@ MUTANTS = (
         FENCES,
         "or self._now_ns() >= pause.until_ns)",
         "or True)",
-        f"{DECIDES}::test_after_a_failure_it_is_tried_again_later_and_later",
+        f"{DEMANDED}::test_after_a_failure_it_is_tried_again_later_and_later",
     ),
     Mutant(
         "fence-for-audit",
@@ -332,6 +333,6 @@ MUTANTS = (
         "enforcer/workflow/judge.py",
         " and decision.mode is not RuleMode.AUDIT:\n                outcome",
         ":\n                outcome",
-        f"{DECIDES}::test_for_a_rule_that_only_watches_nobody_is_switched_off",
+        f"{DEMANDED}::test_for_a_rule_that_only_watches_nobody_is_switched_off",
     ),
 )

@@ -1,118 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Nodes that are switched off for their leases: what counts, about which boot it counts, and when nobody is to be."""
+"""Nodes that are switched off for their leases: what counts, and about which boot it counts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from lab_court import Court, mount, refuses
-from lab_node import ME, OTHER, SAN, A, B, Node, Store, run, turn
+from lab_fencing import NEWER, THIRD, Lab, blocked, make_lab
+from lab_node import ME, OTHER, A, B, run, turn
 
-from enforcer.cluster.conflicts import Witness, check_fence, refusal
-from enforcer.cluster.fence_agent import NotOff, WasOff
-from enforcer.cluster.view import NoCluster, Quorum
+from enforcer.cluster.fence_agent import WasOff
 from enforcer.model.errors import EnforcerError, StoreUnavailable
-from enforcer.model.intent import Effect
-from enforcer.model.lease import Denied, Guarantee, HeldLease, Holder
-from enforcer.policy.rules import RuleMode
-from enforcer.settings import FenceAgent, Fencing
 from enforcer.workflow import fencing as module
-from enforcer.workflow.fencing import Fences
-from enforcer.workflow.judge import Judge
-
-NEWER = Holder(OTHER.node, "boot-10", "session-10")
-THIRD = Holder("node-3", "boot-3", "session-3")
-AGENTS = {OTHER.node: FenceAgent("/usr/sbin/fence_x", {"plug": "2"}), ME.node: FenceAgent("/usr/sbin/fence_x")}
-
-
-class FencedStore(Store):
-    """One that keeps fencing facts, and lets them count."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unable: EnforcerError | None = None
-        self.gone: frozenset[tuple[str, str]] = frozenset()  # for so long that time or the storage may help
-
-    def witness(self) -> Witness:
-        return Witness(self.present, frozenset(self.fenced), self.gone)
-
-    def _held(self, lun: str | None = None) -> list[HeldLease]:
-        leases = [lease for lease in self.records.values() if lun in (None, lease.resource.lun)]
-        return [HeldLease(lease, self.witness().liveness(lease.holder, lease.guarantee)) for lease in leases]
-
-    async def fence_confirm(self, node: str, boot_id: str, by: str, *, force: bool = False) -> None:
-        assert not force, "a fact is never forced"
-        if self.unable:
-            raise self.unable
-        holders = [lease.holder for lease in self.records.values()]
-        check_fence(self.witness(), holders, ME, node, boot_id, force=force)
-        self.fenced[node, boot_id] = by
-
-
-class View(NoCluster):
-    def __init__(self, quorum: Quorum) -> None:
-        self.has = quorum
-
-    async def quorum(self) -> Quorum:
-        return self.has
-
-
-@dataclass
-class Lab:
-    """This node, one that is gone and has left a lease, and an agent that does what the test says."""
-
-    store: FencedStore = field(default_factory=FencedStore)
-    settings: Fencing = field(default_factory=lambda: Fencing(True, AGENTS))
-    quorum: Quorum = Quorum.NONE
-    runs: list[str] = field(default_factory=list)
-    told: list[tuple[str, str]] = field(default_factory=list)
-    during: Callable[[], Coroutine[Any, Any, None]] | None = None
-    fails: bool = False
-    off_already: bool = False
-    now_ns: int = 0
-
-    def __post_init__(self) -> None:
-        self.store.hold(B)
-        self.gone()
-
-    def gone(self) -> None:
-        self.store.present.pop(OTHER.node, None)
-
-    def fences(self) -> Fences:
-        view = View(self.quorum)
-        return Fences(
-            self.settings, self.store, view, ME, self.notice, off=self.off, now_ns=lambda: self.now_ns
-        )  # fmt: skip
-
-    def notice(self, kind: str, sentence: str, facts: Mapping[str, object]) -> None:
-        self.told.append((kind, sentence))
-
-    async def off(self, agent: FenceAgent, node: str, was_off: bool) -> bool:
-        assert agent is AGENTS[OTHER.node]
-        self.runs.append(node)
-        if self.during:
-            await self.during()
-        if self.fails:
-            raise NotOff("fence_x could not switch node-2 off")
-        if self.off_already and not was_off:
-            raise WasOff("fence_x says that node-2 was off already")
-        went_off, self.off_already = not self.off_already, True
-        return went_off
-
-    def facts(self) -> list[tuple[str, str]]:
-        return sorted(self.store.fenced)
 
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setattr(module, "AGAIN_S", 0.01)
-    monkeypatch.setattr(module, "SLACK_S", 0.0)
-    return Lab()
+    return make_lab(monkeypatch)
 
 
 def fence(lab: Lab, node: str = OTHER.node, *, alive: bool = False, was_off: bool = False) -> Any:
@@ -247,7 +154,7 @@ def test_a_fact_is_tried_until_the_store_calls_the_node_gone(lab: Lab) -> None:
 def test_all_who_ask_at_once_get_the_outcome_of_one_run(lab: Lab) -> None:
     async def scenario() -> None:
         fences, go = lab.fences(), asyncio.Event()
-        lab.during = go.wait  # type: ignore[assignment]
+        lab.during = go.wait
         asked = [asyncio.create_task(fences.run(OTHER.node, asked_by="")) for _ in range(3)]
         await turn()
         asked[0].cancel()  # its caller went away
@@ -264,7 +171,7 @@ def test_all_who_ask_at_once_get_the_outcome_of_one_run(lab: Lab) -> None:
 def test_an_agent_that_is_cut_short_leaves_no_fact_and_that_is_told(lab: Lab) -> None:
     async def scenario() -> None:
         fences = lab.fences()
-        lab.during = asyncio.Event().wait  # type: ignore[assignment]
+        lab.during = asyncio.Event().wait
         asked = asyncio.create_task(fences.run(OTHER.node, asked_by=""))
         await turn()
         await fences.close()
@@ -297,166 +204,3 @@ def test_an_end_that_takes_too_long_is_not_waited_for(lab: Lab, monkeypatch: pyt
     go = asyncio.Event()
     run(scenario())
     assert lab.runs == [OTHER.node]
-
-
-# -- on demand -------------------------------------------------------------------------------------------------------
-
-
-def blocked(lab: Lab) -> Denied:
-    return refusal(tuple(lab.store._held()))
-
-
-async def demanded(lab: Lab, fences: Fences, times: int = 1) -> Denied:
-    """What the last of some refusals says, each after what the one before has started is over."""
-    for _ in range(times):
-        told = fences.on_demand(blocked(lab))
-        await turn(20)
-    return told
-
-
-def test_on_demand_it_is_done_behind_the_refusal_and_then_the_lease_is_free(lab: Lab) -> None:
-    async def scenario() -> None:
-        fences = lab.fences()
-        told = fences.on_demand(blocked(lab))
-        assert told.reason.startswith("stranded: node-2") and told.reason.endswith("fence_x is switching node-2 off")
-        assert "fence confirm" not in told.remedy
-        assert fences.on_demand(blocked(lab)).reason == told.reason
-        await turn(20)
-        assert lab.runs == [OTHER.node] and lab.facts() == [(OTHER.node, OTHER.boot_id)]
-
-    run(scenario())
-    assert "because its lease is wanted here" in lab.told[0][1]
-
-
-@pytest.mark.parametrize(
-    "why", ["not wanted", "no agent", "alive", "ourselves", "one lives", "by time", "by the storage"]
-)
-def test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help(lab: Lab, why: str) -> None:
-    if why == "not wanted":
-        lab.settings = Fencing(False, AGENTS)
-    elif why == "no agent":
-        lab.settings = Fencing(True, {ME.node: AGENTS[ME.node]})
-    elif why == "alive":
-        lab.store.present[OTHER.node] = OTHER
-    elif why == "ourselves":
-        lab.store.records.clear()
-        lab.store.hold(A, replace(ME, boot_id="boot-0"))
-        lab.store.present.clear()
-    elif why == "one lives":
-        lab.store.present[THIRD.node] = THIRD
-        lab.store.hold(A, THIRD)
-        lab.settings = Fencing(True, {**AGENTS, THIRD.node: AGENTS[OTHER.node]})
-    else:
-        guarantee = Guarantee.CUT if why == "by time" else Guarantee.RESERVATION
-        lab.store.records[B, OTHER.node] = replace(lab.store.hold(B), guarantee=guarantee)
-    denied = blocked(lab)
-
-    async def scenario() -> None:
-        fences = lab.fences()
-        assert fences.on_demand(denied) == denied
-        await turn(20)
-
-    run(scenario())
-    assert lab.runs == [] and lab.facts() == []
-
-
-def test_whom_the_storage_could_preempt_and_who_is_in_the_way_still_is_switched_off(lab: Lab) -> None:
-    lab.store.records[B, OTHER.node] = replace(lab.store.hold(B), guarantee=Guarantee.RESERVATION)
-    lab.store.gone = frozenset({(OTHER.node, OTHER.boot_id)})
-
-    async def scenario() -> None:
-        told = await demanded(lab, lab.fences())
-        assert told.reason.endswith("fence_x is switching node-2 off")
-
-    run(scenario())
-    assert lab.facts() == [(OTHER.node, OTHER.boot_id)]
-
-
-@pytest.mark.parametrize("quorum", [Quorum.LOST, Quorum.UNKNOWN])
-def test_who_has_no_quorum_switches_nobody_off(lab: Lab, quorum: Quorum) -> None:
-    lab.quorum = quorum
-
-    async def scenario() -> None:
-        told = await demanded(lab, lab.fences(), 2)
-        assert f"quorum is {quorum}" in told.reason
-
-    run(scenario())
-    assert lab.runs == []
-
-
-def test_who_is_back_when_the_agent_would_start_is_left_alone(lab: Lab) -> None:
-    async def scenario() -> None:
-        fences, denied = lab.fences(), blocked(lab)
-        lab.store.present[OTHER.node] = OTHER
-        fences.on_demand(denied)
-        await turn(20)
-
-    run(scenario())
-    assert lab.runs == []
-
-
-def test_after_a_failure_it_is_tried_again_later_and_later(lab: Lab) -> None:
-    lab.fails = True
-
-    async def scenario() -> None:
-        fences = lab.fences()
-        told = await demanded(lab, fences, 5)
-        assert told.reason.endswith("it was to be switched off, but fence_x could not switch node-2 off")
-        assert told.remedy.startswith("enforcer fence run node-2; or") and "fence confirm node-2" in told.remedy
-        for after_s, runs in ((29, 1), (2, 2), (59, 2), (2, 3), (119, 3), (2, 4)):
-            lab.now_ns += after_s * 1_000_000_000
-            await demanded(lab, fences, 3)
-            assert len(lab.runs) == runs
-
-    run(scenario())
-    assert lab.facts() == []
-
-
-def test_on_demand_nobody_is_taken_for_off_who_was_so_before(lab: Lab) -> None:
-    lab.off_already = True
-
-    async def scenario() -> None:
-        told = await demanded(lab, lab.fences(), 3)
-        assert told.reason.endswith("it was to be switched off, but fence_x says that node-2 was off already")
-        assert told.remedy.startswith("enforcer fence run node-2 --was-off; or") and "fence confirm" in told.remedy
-
-    run(scenario())
-    assert lab.runs == [OTHER.node] and lab.facts() == []
-
-
-# -- as a caller sees it ---------------------------------------------------------------------------------------------
-
-
-def judge(court: Court, lab: Lab) -> Judge:
-    node: Node = court.node
-    node.store = lab.store
-    node.build()
-    fences = lab.fences()
-    return Judge(
-        ME.node, lambda: node.policy, node.devices, node.leases, "fake", node.tables, node.sysfs, fences=fences
-    )
-
-
-def test_a_caller_who_may_not_wait_is_told_what_is_being_done(court: Court, lab: Lab) -> None:
-    made = judge(court, lab)
-    court.real = lambda: made  # type: ignore[method-assign]
-    court.rules(SAN)
-    verdict = court.judge(mount())[1]
-    assert refuses(verdict) and verdict.reason.endswith("fence_x is switching node-2 off")
-
-
-def test_a_caller_who_may_wait_gets_the_lease_when_the_node_is_off(court: Court, lab: Lab) -> None:
-    made = judge(court, lab)
-    court.real = lambda: made  # type: ignore[method-assign]
-    court.rules(replace(SAN, wait_s=3.0))
-    verdict = court.judge(mount())[1]
-    assert verdict.effect is Effect.PERMIT and verdict.token
-    assert lab.runs == [OTHER.node] and lab.facts() == [(OTHER.node, OTHER.boot_id)]
-
-
-def test_for_a_rule_that_only_watches_nobody_is_switched_off(court: Court, lab: Lab) -> None:
-    made = judge(court, lab)
-    court.real = lambda: made  # type: ignore[method-assign]
-    court.rules(replace(SAN, mode=RuleMode.AUDIT, wait_s=0.6))
-    assert court.judge(mount())[1].effect is Effect.WOULD_REFUSE
-    assert lab.runs == []
