@@ -317,6 +317,14 @@ class Lab:
             n.get("online") == "true" and n.get("pending") == "false" and n.get("unclean") == "false" for n in found
         )
 
+    def settled(self, node: Node) -> bool:
+        """True if the cluster is whole and the controller wants nothing more of it: no fencing is under way either."""
+        root = self.mon(node) if self.whole(node) else None
+        leader = root.find("summary/current_dc") if root is not None else None
+        if leader is None or not (name := leader.get("name")):
+            return False
+        return b"S_IDLE" in subprocess.run(node.enter("crmadmin", "--status", name), capture_output=True).stdout
+
     def refused(self) -> list[str]:
         """The nodes on which the view refused the cluster's own agent, one a try."""
         log = self.place / "refused"

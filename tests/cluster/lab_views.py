@@ -128,13 +128,13 @@ class Pacemaker:
 
     @contextlib.contextmanager
     def _unclean(self) -> Iterator[None]:
-        """Its corosync is stopped, and the power switch does not work until it is back."""
+        """Its corosync is stopped, and the power switch does not work until it is back and nobody wants it off."""
         self.lab.power.broken = True
         try:
             with self._stopped("corosync"):
                 wait_for("an unclean node", self._seen_unclean)
                 yield
-            wait_for("all nodes online", lambda: self.lab.whole(self.other))
+            wait_for("all nodes online, no fencing under way", lambda: self.lab.settled(self.other))
         finally:
             self.lab.power.broken = False
             self.lab.power.asked.clear()
