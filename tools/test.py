@@ -2,8 +2,8 @@
 """``python -m tools.test [SUITE]...``: the suites in the order in which a failure is cheapest to see.
 
 Lint and the unit tests keep every CPU busy and run alone. A lab of virtual machines mostly keeps one busy, so the
-suites after them run two at a time, those that take longest first. The last line is the whole outcome, alone:
-``N passed, N failed``.
+suites after them run two at a time, those that take longest first. What failed is told once more at the end, for it
+was said among the lines of others long ago. The last line is the whole outcome, alone: ``N passed, N failed``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tools.lab import kernels
 
 WORKERS = "5"  # these tests mostly wait: for servers that start, fall silent and come back
 AT_A_TIME = 2
+WHY_LENGTH = 300  # of a failure's words at the end; all of them stand above
 LINT: dict[str, tuple[str, ...]] = {
     "ruff check": ("-m", "ruff", "check", "--quiet"),
     "ruff format": ("-m", "ruff", "format", "--check", "--quiet"),
@@ -38,12 +39,12 @@ class Outcome:
 
     suite: str
     passed: int
-    failed: int
+    failed: tuple[str, ...]  # what, and in a few words why
     skipped: int
     seconds: float
 
 
-Counts = tuple[int, int, int]  # passed, failed, skipped
+Counts = tuple[int, tuple[str, ...], int]  # passed, failed, skipped
 Suite = Callable[[Terminal, Sequence[str]], Counts]
 
 
@@ -54,20 +55,19 @@ def lint(terminal: Terminal, _more: Sequence[str]) -> Counts:
         terminal.say(f"  {name}")
         if terminal.run(command):
             failed.append(name)
-    if failed:
-        terminal.say(f"  failed: {', '.join(failed)}")
-    return (0, 1, 0) if failed else (1, 0, 0)
+    return (0, (", ".join(failed),), 0) if failed else (1, (), 0)
 
 
 def counted(report: bytes) -> Counts:
-    """Those of a JUnit report; an error in a fixture is a failure."""
-    passed = failed = skipped = 0
-    for suite in ElementTree.fromstring(report).iter("testsuite"):
-        wrong = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-        left = int(suite.get("skipped", 0))
-        failed, skipped = failed + wrong, skipped + left
-        passed += max(0, int(suite.get("tests", 0)) - wrong - left)
-    return passed, failed, skipped
+    """Those of a JUnit report; an error in a fixture is a failure, and of its own: the test itself may have passed."""
+    passed, failed, skipped = 0, list[str](), 0
+    for case in ElementTree.fromstring(report).iter("testcase"):
+        wrong = [*case.iterfind("failure"), *case.iterfind("error")]
+        left = case.find("skipped") is not None
+        why = " ".join(wrong[0].get("message", "").split())[:WHY_LENGTH] if wrong else ""
+        failed += [f"{case.get('classname')}::{case.get('name')}: {why}"] if wrong else []
+        skipped, passed = skipped + left, passed + (not wrong and not left)
+    return passed, tuple(failed), skipped
 
 
 def pytest(*what: str) -> Suite:
@@ -77,11 +77,12 @@ def pytest(*what: str) -> Suite:
         with tempfile.TemporaryDirectory() as place:
             report = Path(place) / "report.xml"
             code = terminal.run(["-m", "pytest", *what, f"--junitxml={report}", *more])
+            ended = (f"pytest {' '.join(what)} ended with exit code {code}",)
             try:
                 passed, failed, skipped = counted(report.read_bytes())
             except (OSError, ElementTree.ParseError):
-                return 0, 1, 0
-        return passed, max(failed, 1) if code else failed, skipped
+                return 0, ended, 0
+        return passed, failed or ended if code else failed, skipped
 
     return suite
 
@@ -90,7 +91,7 @@ def model(terminal: Terminal, more: Sequence[str]) -> Counts:
     """Short searches that the mutants are held against, and one more test: the whole. One CPU is enough."""
     passed, failed, skipped = pytest("tests/model")(terminal, more)
     wrong = terminal.run(["-m", "tools.model", "--jobs", "1"]) != 0
-    return passed + (not wrong), failed + wrong, skipped
+    return passed + (not wrong), (*failed, "python -m tools.model") if wrong else failed, skipped
 
 
 def in_machines(series: str, which: str = "not own_lab") -> Suite:
@@ -101,7 +102,7 @@ def in_machines(series: str, which: str = "not own_lab") -> Suite:
             terminal.say(f"  Linux {kernels.newest(series).version}")
         except (kernels.KernelError, OSError) as error:
             terminal.say(f"  no kernel: {error}")
-            return 0, 1, 0
+            return 0, (f"no kernel: {error}",), 0
         return pytest("tests/vm", "--kernel", series, "-m", which)(terminal, more)
 
     return suite
@@ -140,7 +141,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     lines = [f"{'suite':<12}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}  result"]
     for o in outcomes:
         result = "FAILED" if o.failed else "ok"
-        lines.append(f"{o.suite:<12}{o.passed:>8}{o.failed:>8}{o.skipped:>9}{o.seconds:>9.1f}  {result}")
+        lines.append(f"{o.suite:<12}{o.passed:>8}{len(o.failed):>8}{o.skipped:>9}{o.seconds:>9.1f}  {result}")
     return "\n".join(lines)
 
 
@@ -196,8 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\ninterrupted; not finished: {', '.join(n for n in names if n not in ended)}", file=sys.stderr)
         return 130
     outcomes.sort(key=lambda o: names.index(o.suite))
-    failed = sum(o.failed for o in outcomes)
-    print(f"\n{table(outcomes)}\n\n{sum(o.passed for o in outcomes)} passed, {failed} failed", flush=True)
+    failed = [f"{o.suite:<10}  {what}" for o in outcomes for what in o.failed]
+    told = "\n\nfailed:\n" + "\n".join(failed) if failed else ""
+    print(f"\n{table(outcomes)}{told}\n\n{sum(o.passed for o in outcomes)} passed, {len(failed)} failed", flush=True)
     return 1 if failed else 0
 
 

@@ -127,14 +127,14 @@ BUILD = (
         "tools/test.py",
         "    return 1 if failed else 0\n",
         "    return 0\n",
-        "tests/unit/plumbing/test_tools.py::test_the_last_line_is_the_whole_outcome",
+        "tests/unit/plumbing/test_tools.py::test_what_failed_is_told_at_the_end_and_the_last_line_is_the_whole_outcome",
     ),
     Mutant(
         "fixture-errors-uncounted",
         "make test counts a fixture that broke as a failure.",
         "tools/test.py",
-        ' + int(suite.get("errors", 0))',
-        "",
+        ', *case.iterfind("error")]',
+        "]",
         "tests/unit/plumbing/test_tools.py::test_a_report_is_counted",
     ),
     Mutant(

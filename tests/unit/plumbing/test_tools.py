@@ -32,37 +32,62 @@ def test_suites_are_chosen_by_name() -> None:
 
 
 def test_a_report_is_counted() -> None:
-    report = b"""<testsuites><testsuite tests="10" failures="2" errors="1" skipped="3"/></testsuites>"""
-    assert runner.counted(report) == (4, 3, 3)
+    report = b"""<testsuites><testsuite tests="5" failures="1" errors="1" skipped="1">
+      <testcase classname="tests.test_a" name="one"/>
+      <testcase classname="tests.test_a" name="two"/>
+      <testcase classname="tests.test_a" name="three"><failure message="assert 1 == 2&#10;  +  where"/></testcase>
+      <testcase classname="tests.test_b" name="four"><error message="no lab"/></testcase>
+      <testcase classname="tests.test_b" name="five"><skipped message="no root"/></testcase>
+    </testsuite></testsuites>"""
+    assert runner.counted(report) == (
+        2,
+        ("tests.test_a::three: assert 1 == 2 + where", "tests.test_b::four: no lab"),
+        1,
+    )
 
 
 @pytest.mark.parametrize(
-    ("body", "outcome"),
+    ("body", "passed", "failed", "skipped"),
     [
-        ("import pytest\ndef test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pytest.skip()\n", (1, 1, 1)),
-        ("", (0, 1, 0)),  # nothing was tested
-        ("import nothing_of_this_name\n", (0, 1, 0)),
+        (
+            "import pytest\ndef test_a(): pass\ndef test_b(): assert 0, 'torn'\ndef test_c(): pytest.skip()\n",
+            1,
+            r"test_made::test_b: AssertionError: torn.*",
+            1,
+        ),
+        ("", 0, "pytest .* ended with exit code 5", 0),  # nothing was tested
+        ("import nothing_of_this_name\n", 0, "::test_made: collection failure", 0),
+        ("import os\nos._exit(7)\n", 0, "pytest .* ended with exit code 7", 0),
     ],
 )
-def test_a_suite_of_pytest(tmp_path: Path, body: str, outcome: tuple[int, int, int]) -> None:
+def test_a_suite_of_pytest(tmp_path: Path, body: str, passed: int, failed: str, skipped: int) -> None:
     (tmp_path / "test_made.py").write_text(body)
     suite = runner.pytest("-q", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", "-c", "/dev/null", str(tmp_path))
-    assert suite(children.Terminal(), []) == outcome
+    good, (wrong,), left = suite(children.Terminal(), [])
+    assert (good, left) == (passed, skipped)
+    assert re.fullmatch(failed, wrong)
 
 
 def test_a_model_that_finds_something_fails_its_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "pytest", lambda *_: lambda *_: (7, 0, 0))
-    for code, outcome in ((0, (8, 0, 0)), (1, (7, 1, 0))):
+    monkeypatch.setattr(runner, "pytest", lambda *_: lambda *_: (7, (), 0))
+    for code, outcome in ((0, (8, (), 0)), (1, (7, ("python -m tools.model",), 0))):
         monkeypatch.setattr(children.Terminal, "run", lambda _self, _arguments, code=code: code)
         assert runner.model(children.Terminal(), []) == outcome
 
 
-def test_the_last_line_is_the_whole_outcome(
+def test_what_failed_is_told_at_the_end_and_the_last_line_is_the_whole_outcome(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runner, "SUITES", {"lint": lambda *_: (1, 0, 0), "unit": lambda *_: (41, 2, 3)})
+    monkeypatch.setattr(
+        runner, "SUITES", {"lint": lambda *_: (1, (), 0), "unit": lambda *_: (41, ("a: no", "b: x"), 3)}
+    )
     assert runner.main([]) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "42 passed, 2 failed"
+    *_, first, second, _, last = capsys.readouterr().out.splitlines()
+    assert (first.split(), second.split(), last) == (
+        ["unit", "a:", "no"],
+        ["unit", "b:", "x"],
+        "42 passed, 2 failed",
+    )
     assert runner.main(["lint"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed"
 
@@ -101,7 +126,7 @@ def test_ctrl_c_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None:
     code = (
         "from tools import test\n"
         f"place = {str(tmp_path)!r}\n"
-        "def suite(name): return lambda t, _: (t.run([place + '/child.py', place + '/' + name]), 0, 0)\n"
+        "def suite(name): return lambda t, _: (t.run([place + '/child.py', place + '/' + name]), (), 0)\n"
         "test.SUITES = test.SIDE_BY_SIDE = {name: suite(name) for name in 'abc'}\n"
         "raise SystemExit(test.main([]))"
     )
@@ -120,7 +145,7 @@ def test_side_by_side_each_line_names_its_suite(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def suite(name: str) -> runner.Suite:
-        return lambda terminal, _: (int(terminal.run(["-c", f"print('I am {name}')"]) == 0), 0, 0)
+        return lambda terminal, _: (int(terminal.run(["-c", f"print('I am {name}')"]) == 0), (), 0)
 
     both = {name: suite(name) for name in ("one", "two")}
     monkeypatch.setattr(runner, "SUITES", both)
