@@ -18,7 +18,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 OBJECT = "enforcer/kernel/enforcer.bpf.o"
 
 
-class ObjectHook(BuildHookInterface):  # type: ignore[misc]
+class ObjectHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is there only while a wheel is built
     """Compiles bpf/ unless the installation is an editable one."""
 
     PLUGIN_NAME = "custom"

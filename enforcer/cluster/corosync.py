@@ -225,7 +225,7 @@ def _job(
         if error is not None:
             future.set_exception(error)
         else:
-            future.set_result(result)  # type: ignore[arg-type]
+            future.set_result(result)  # type: ignore[arg-type]  # T or None, and there is no error
 
     def job() -> None:
         result: T | None = None

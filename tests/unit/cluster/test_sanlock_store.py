@@ -119,7 +119,7 @@ def test_without_its_daemon_a_node_gets_nothing_and_sees_everything_and_joins_ag
         sanlock_hosts.host(1).start()
         assert "not in the lock space" in await unknown(one, "b")
         async with asyncio.timeout(JOIN_S):
-            while not isinstance(await take(one, "b"), Granted):  # noqa: ASYNC110
+            while not isinstance(await take(one, "b"), Granted):  # noqa: ASYNC110, the daemon tells nobody
                 await asyncio.sleep(0.2)
 
     play(sanlock_hosts, tmp_path, scenario)

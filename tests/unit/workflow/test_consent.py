@@ -5,7 +5,7 @@ agent, and of its fencings only those count that certainly struck the boot that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -211,30 +211,42 @@ def test_any_other_fencing_is_none(node: Node, looks: tuple[tuple[Fencing, ...],
     assert fences(node, *looks) == []
 
 
-def test_an_old_fencing_that_is_heard_of_late_takes_nothing_from_who_lives(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The history of fencings comes to a node that joins a while after the rest."""
+def looks_at(
+    node: Node, monkeypatch: pytest.MonkeyPatch, *, gone_after_s: float, live_until_s: float
+) -> tuple[Callable[..., Awaitable[list[frozenset[str]]]], list[str]]:
+    """Looks, each at a time, at a fencing of whom the store calls live until then; and the boots that were tried."""
     now_s, tried = [0.0], list[str]()
 
     async def confirm(name: str, boot_id: str, by: str, *, force: bool = False) -> None:
         tried.append(boot_id)
-        if now_s[0] < 1000:
+        if now_s[0] < live_until_s:
             raise EnforcerError(f"{name} is live: it renews its session, so it is not fenced")
 
-    monkeypatch.setattr(module.time, "monotonic", lambda: now_s[0])
-    node.store.fence_confirm = confirm
-    node.store.gone_after_s = 60.0
-    node.store.hold(B)
-
-    async def scenario() -> None:
+    async def looks(fencing: Fencing, *times_s: float) -> list[frozenset[str]]:
         view = View()
         consent = Consent(view, node.store, ME.node)
         view.told = ()
         await consent.look()
-        view.told = (done("yesterday"),)
-        for now_s[0] in (10.0, 50.0, 200.0, 2000.0):
-            assert await consent.look() == frozenset()
+        view.told, found = (fencing,), []
+        for now_s[0] in times_s:
+            found.append(await consent.look())
+        return found
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now_s[0])
+    node.store.fence_confirm = confirm
+    node.store.gone_after_s = gone_after_s
+    node.store.hold(B)
+    return looks, tried
+
+
+def test_an_old_fencing_that_is_heard_of_late_takes_nothing_from_who_lives(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history of fencings comes to a node that joins a while after the rest."""
+    looks, tried = looks_at(node, monkeypatch, gone_after_s=60, live_until_s=1000)
+
+    async def scenario() -> None:
+        assert not any(await looks(done("yesterday"), 10, 50, 200, 2000))
         assert len(tried) == 3, "it lived for longer than a session lasts: the fencing was not of this boot"
 
     run(scenario())
@@ -244,26 +256,10 @@ def test_a_fencing_is_waited_with_until_its_store_calls_the_node_gone(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """sanlock says so after 140 s by default: who gave up before would never record what was true."""
-    now_s = [0.0]
-
-    async def confirm(name: str, boot_id: str, by: str, *, force: bool = False) -> None:
-        if now_s[0] < 150:
-            raise EnforcerError(f"{name} is live: it renews its session, so it is not fenced")
-
-    monkeypatch.setattr(module.time, "monotonic", lambda: now_s[0])
-    node.store.fence_confirm = confirm
-    node.store.gone_after_s = 140.0
-    node.store.hold(B)
+    looks, _ = looks_at(node, monkeypatch, gone_after_s=140, live_until_s=150)
 
     async def scenario() -> None:
-        view = View()
-        consent = Consent(view, node.store, ME.node)
-        view.told = ()
-        await consent.look()
-        view.told = (done("now"),)
-        found = []
-        for now_s[0] in (10.0, 90.0, 149.0, 151.0):
-            found.append(await consent.look())
+        found = await looks(done("now"), 10, 90, 149, 151)
         assert found == [frozenset(), frozenset(), frozenset(), frozenset({OTHER.node})]
 
     run(scenario())
