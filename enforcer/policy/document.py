@@ -141,7 +141,8 @@ def _syntax_error(message: str, text: str) -> tuple[str, int]:
     if found:
         return f"{message[: found.start()]}, column {found[2]}", int(found[1])
     if message.endswith("(at end of document)"):
-        return message.removesuffix(" (at end of document)") + " at the end of the file", max(1, len(text.splitlines()))
+        last = text.removesuffix("\n").count("\n") + 1
+        return message.removesuffix(" (at end of document)") + " at the end of the file", last
     return message, 1
 
 

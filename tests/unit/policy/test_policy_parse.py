@@ -189,6 +189,7 @@ _WORDS = 8 * ["\n"] + sorted({word for bad in BAD for word in bad[0].replace("="
 @example(b"a = " + b"{a=" * 3000)
 @example(b"\xef\xbb\xbf")
 @example(b"\0")
+@example(b"'\v\0")
 @example(b"rule = [[]]")
 @example(b"rule = 1979-05-27")
 @given(st.binary(max_size=200) | st.lists(st.sampled_from(_WORDS), max_size=25).map(lambda w: " ".join(w).encode()))
