@@ -168,6 +168,8 @@ def run(names: Sequence[str], more: Sequence[str], done: list[Outcome]) -> None:
             try:
                 done.extend(future.result() for future in as_completed(begun))
             except BaseException:
+                for future in begun:
+                    future.cancel()
                 children.interrupt()
                 raise
 

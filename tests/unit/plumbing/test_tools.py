@@ -124,9 +124,14 @@ def test_ctrl_c_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None:
         "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    open(sys.argv[1] + '.told', 'w')\n"
     )
     code = (
+        "import pathlib\n"
         "from tools import test\n"
         f"place = {str(tmp_path)!r}\n"
-        "def suite(name): return lambda t, _: (t.run([place + '/child.py', place + '/' + name]), (), 0)\n"
+        "def suite(name):\n"
+        "    def begun(terminal, _):\n"
+        "        pathlib.Path(place, name + '.begun').touch()\n"
+        "        return terminal.run([place + '/child.py', place + '/' + name]), (), 0\n"
+        "    return begun\n"
         "test.SUITES = test.SIDE_BY_SIDE = {name: suite(name) for name in 'abc'}\n"
         "raise SystemExit(test.main([]))"
     )
@@ -138,7 +143,7 @@ def test_ctrl_c_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None:
     assert parent.stderr.read().splitlines()[-1] == "interrupted; not finished: a, b, c"
     for name in "ab":
         assert (tmp_path / f"{name}.told").exists() and not Path(f"/proc/{(tmp_path / name).read_text()}").exists()
-    assert not (tmp_path / "c").exists()
+    assert (tmp_path / "a.begun").exists() and not (tmp_path / "c.begun").exists()
 
 
 def test_side_by_side_each_line_names_its_suite(
