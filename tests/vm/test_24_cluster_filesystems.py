@@ -83,6 +83,14 @@ def test_without_its_stack_it_is_not_mounted(part: None, story: Story, cluster: 
     assert not cluster.disk.writes_of(one, since=mark)
 
 
+def test_without_quorum_it_is_not_mounted(part: None, story: Story, cluster: Cluster, one: Node) -> None:
+    """Of two nodes the first waits for the other."""
+    story.works(one, clusterfs.BEGIN_DLM)
+    story.works(one, "until dlm_tool status | grep -q quorate; do sleep 0.2; done")
+    record = _refused_by_stack(cluster, one, _mount(story, one, "gfs2"))
+    assert "this node's side of the cluster has no quorum" in record["reason"]
+
+
 @pytest.fixture(scope="module")
 def gfs2(part: None, story: Story, cluster: Cluster) -> Iterator[None]:
     """corosync and dlm_controld on both nodes."""
@@ -134,6 +142,21 @@ def test_after_mkfs_it_is_shared_at_once(gfs2: None, story: Story, cluster: Clus
     story.works(one, f"{GFS2.format(story.part(one))} && {_mount(story, one, 'gfs2')}")
     story.works(two, _mount(story, two, "gfs2"))
     _free(cluster, story, one, two)
+
+
+def test_beside_a_node_that_failed_it_is_not_mounted_until_that_was_fenced(
+    gfs2: None, story: Story, cluster: Cluster, one: Node, two: Node
+) -> None:
+    """No agent here can fence it, so somebody has to answer for it."""
+    story.works(two, "kill -KILL $(pidof corosync); while pidof dlm_controld; do sleep 0.1; done")
+    story.works(one, "while dlm_tool status | grep -q '^node 2 M'; do sleep 0.1; done")
+    reason = _refused_by_stack(cluster, one, _mount(story, one, "gfs2"))["reason"]
+    assert "node 2 failed and was not fenced since" in reason or "is being fenced" in reason
+    _refused_by_stack(cluster, two, _mount(story, two, "gfs2"))
+    story.works(one, "dlm_tool fence_ack 2")
+    story.works(one, f"until {_mount(story, one, 'gfs2')}; do sleep 0.5; done")
+    _free(cluster, story, one)
+    story.works(two, clusterfs.START_DLM, 150)
 
 
 @pytest.fixture(scope="module")

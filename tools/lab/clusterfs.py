@@ -44,14 +44,16 @@ nodelist {
 }
 """
 DLM = "enable_fencing=1\nenable_startup_fencing=0\nfence_all /bin/false\n"  # nothing is fenced here: nobody may need it
-START_DLM = """
+BEGIN_DLM = """
 mkdir -p /var/log/cluster /var/lib/corosync /dev/misc
 modprobe -a dlm gfs2 || exit 1
 mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
 for x in dlm-control dlm-monitor dlm_plock; do [ -e /dev/misc/$x ] || ln -s ../$x /dev/misc/$x; done
-corosync || exit 1
-for i in $(seq 240); do corosync-quorumtool -s 2>/dev/null | grep -q "Quorate: *Yes" && break; sleep 0.25; done
-dlm_controld || exit 1
+pidof corosync >/dev/null || corosync || exit 1
+pidof dlm_controld >/dev/null || dlm_controld || exit 1
+"""
+START_DLM = f"""
+{BEGIN_DLM}
 for i in $(seq 240); do [ "$(dlm_tool status 2>/dev/null | grep -c ' M ')" = 2 ] && exit 0; sleep 0.25; done
 dlm_tool status
 exit 1
