@@ -128,10 +128,16 @@ class Fences:
         return await asyncio.shield(task)
 
     def on_demand(self, denied: Denied) -> Denied:
-        """Have everybody in the way switched off, if that is wanted and can help; the refusal says how it goes."""
+        """Have everybody in the way switched off, if that is wanted and can help; the refusal says how it goes.
+
+        If it is not wanted and would help, the refusal names the command that does it.
+        """
         nodes = sorted({h.lease.holder.node for h in denied.blocking})
-        if not self._settings.on_demand or not nodes or not all(self._helps(h) for h in denied.blocking):
+        if not nodes or not all(self._helps(h) for h in denied.blocking):
             return denied
+        if not self._settings.on_demand:
+            commands = "; ".join(f"enforcer fence run {node}" for node in nodes)
+            return replace(denied, remedy=f"{commands}; or, if it is off for certain, {denied.remedy}")
         said, remedies = [], []
         for node in nodes:
             pause = self._pauses.get(node)

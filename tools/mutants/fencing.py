@@ -17,7 +17,7 @@ RUNS, REAL, DECIDES, DEMANDED, READS = (
     "tests/unit/workflow/test_fencing_on_demand.py",
     "tests/unit/policy/test_settings_fencing.py",
 )
-LEFT_ALONE = f"{DEMANDED}::test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help"
+LEFT_ALONE = f"{DEMANDED}::test_nobody_is_switched_off_on_demand_if_it_does_not_help"
 
 MUTANTS = (
     Mutant(
@@ -294,13 +294,21 @@ MUTANTS = (
         "::test_a_store_says_how_long_it_may_call_a_node_live_that_was_switched_off",
     ),
     Mutant(
+        "fence-unasked",
+        "Where nobody wants it on demand, no node is switched off without a command.",
+        FENCES,
+        "        if not self._settings.on_demand:\n",
+        "        if False:\n",
+        f"{DEMANDED}::test_if_it_is_not_wanted_the_refusal_names_the_command_that_does_it",
+    ),
+    Mutant(
         "fence-in-vain",
         "Nobody is switched off on demand while somebody else in the way lives.",
         FENCES,
         "not all(self._helps(h)",
         "not any(self._helps(h)",
         LEFT_ALONE,
-        (f"{LEFT_ALONE}[one lives]",),
+        (f"{LEFT_ALONE}[one lives-True]",),
     ),
     Mutant(
         "fence-preemptible",
@@ -309,7 +317,7 @@ MUTANTS = (
         "        by_time = soon or guarantee in SELF_FENCING\n",
         "        by_time = guarantee in SELF_FENCING\n",
         LEFT_ALONE,
-        (f"{LEFT_ALONE}[by the storage]",),
+        (f"{LEFT_ALONE}[by the storage-True]",),
     ),
     Mutant(
         "fence-without-quorum",

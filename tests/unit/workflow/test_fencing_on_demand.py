@@ -46,13 +46,23 @@ def test_on_demand_it_is_done_behind_the_refusal_and_then_the_lease_is_free(lab:
     assert "because its lease is wanted here" in lab.told[0][1]
 
 
-@pytest.mark.parametrize(
-    "why", ["not wanted", "no agent", "alive", "ourselves", "one lives", "by time", "by the storage"]
-)
-def test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help(lab: Lab, why: str) -> None:
-    if why == "not wanted":
-        lab.settings = Fencing(False, AGENTS)
-    elif why == "no agent":
+def test_if_it_is_not_wanted_the_refusal_names_the_command_that_does_it(lab: Lab) -> None:
+    lab.settings, denied = Fencing(False, AGENTS), blocked(lab)
+
+    async def scenario() -> None:
+        told = lab.fences().on_demand(denied)
+        assert told.reason == denied.reason
+        assert told.remedy == f"enforcer fence run node-2; or, if it is off for certain, {denied.remedy}"
+        await turn(20)
+
+    run(scenario())
+    assert lab.runs == [] and lab.facts() == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("why", ["no agent", "alive", "ourselves", "one lives", "by time", "by the storage"])
+def test_nobody_is_switched_off_on_demand_if_it_does_not_help(lab: Lab, why: str, wanted: bool) -> None:
+    if why == "no agent":
         lab.settings = Fencing(True, {ME.node: AGENTS[ME.node]})
     elif why == "alive":
         lab.store.present[OTHER.node] = OTHER
@@ -67,6 +77,7 @@ def test_nobody_is_switched_off_on_demand_if_it_is_not_wanted_or_does_not_help(l
     else:
         guarantee = Guarantee.CUT if why == "by time" else Guarantee.RESERVATION
         lab.store.records[B, OTHER.node] = replace(lab.store.hold(B), guarantee=guarantee)
+    lab.settings = replace(lab.settings, on_demand=wanted)
     denied = blocked(lab)
 
     async def scenario() -> None:
