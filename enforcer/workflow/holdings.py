@@ -4,6 +4,7 @@ be done comes out. Nothing else changes the state of a lease, so what the model 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from enforcer.model.lease import Denied, Granted, Lease, Standing
@@ -20,6 +21,7 @@ class Held:
     life: State
     permits: dict[int, int] = field(default_factory=dict)  # intent -> boot clock ns when it is forgotten
     uncounted: bool = False  # in use before the kernel began to count
+    refused: bool = False  # whoever it was granted for was not permitted, so he has written nothing
     looked_ns: int = 0  # for uses that were not counted
     left_over_ns: int = 0  # for counts without a use
 
@@ -56,6 +58,11 @@ class Holdings(dict[ResourceId, Held]):
         elif lease is not None:
             self[resource] = Held(lease, life)
         return actions
+
+    def refused(self, granted: Iterable[ResourceId]) -> None:
+        """These were granted anew for somebody who is not permitted to use them."""
+        for resource in granted:
+            self[resource].refused = True
 
 
 def mode_known(before: Mode, stored: Mode, *, fresh: bool) -> Mode:

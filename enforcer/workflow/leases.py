@@ -69,11 +69,10 @@ class Leases:
         self._held = Holdings()
         self._elsewhere: dict[ResourceId, HeldLease] = {}
         self._turns = Turns(lambda: boot_ns())
-        self._wake = asyncio.Event()
         self._partitions = PartitionTables(devices, scratch)
         self._uses = Uses(tables, scratch)
         self._vacancy = Vacancy(devices, self._uses, scratch)
-        self._giving: dict[ResourceId, asyncio.Task[None]] = {}
+        self._wake, self._giving = asyncio.Event(), dict[ResourceId, asyncio.Task[None]]()
         self._freshness = Freshness(devices, self._uses, self._partitions, scratch)
         self._sharing = Sharing(self._held, devices, self._uses)
         self._vetoes = Vetoes(store, devices, self._uses, me.node, scratch)
@@ -111,7 +110,7 @@ class Leases:
             settled = self._ours(wanted, intent, want.mode) or self._sharing.in_the_way(device, want)
             if settled is not None:
                 return settled
-            await self._reservations.look(wanted)
+            await self._reservations.look(wanted, in_use=not intent)
             left_s = budget_s - (boot_ns() - asked_ns) / 1e9
             facts = {**self.facts_of_node, **facts}
             outcome = await self._turns.ask(
@@ -120,10 +119,11 @@ class Leases:
             if isinstance(outcome, Denied):
                 self._learn(outcome)
                 return outcome
-            actions: set[Action] = set()
+            actions, new = set[Action](), set[ResourceId]()
             late = self._sharing.in_the_way(device, want)
             for lease in outcome.leases:  # first of all: whatever happens next, what is ours is known to be ours
                 before = self._held.get(lease.resource)
+                new.update((lease.resource,) if before is None else ())
                 alone = not late and self._sharing.converts(lease.resource, want)  # others wrote, and who asks waits
                 idle = before is None or alone or self._idle(lease.resource, before)
                 reserves = lease.guarantee is Guarantee.RESERVATION
@@ -139,11 +139,12 @@ class Leases:
                 outcome.leases, counted=want.counted
             )
             denied = denied or await self._freshen(granted, want, in_use=not intent)
+            self._publish()  # what was granted is ours, refused or not: its uses are counted for it, and it is promised
             if denied:
+                self._held.refused(new if intent else ())
                 self.permit_over(intent)
                 return denied
             self._permit(outcome.leases, intent)
-            self._publish()
             return outcome
 
     def _ours(self, wanted: frozenset[ResourceId], intent: int, mode: Mode) -> Granted | None:
@@ -161,7 +162,8 @@ class Leases:
 
     def _permit(self, leases: tuple[Lease, ...], intent: int) -> None:
         for lease in leases:
-            self._held[lease.resource].permits[intent] = boot_ns() + PERMIT_NS
+            held = self._held[lease.resource]
+            held.permits[intent], held.refused = boot_ns() + PERMIT_NS, False
 
     def permit_over(self, intent: int) -> None:
         """The permitted use has begun (and is counted now) or has failed."""
@@ -209,7 +211,7 @@ class Leases:
         for resource in device.resources:
             held = most_specific(self._held, resource)
             if held is not None:  # in use all the time, so never out of our hands
-                self._held[held].uncounted = True
+                self._held[held].uncounted, self._held[held].refused = True, False
                 self._held.happened(held, lifecycle.Freshened())
         self._publish()
 
@@ -311,11 +313,13 @@ class Leases:
             if Action.LOOK not in self._held.happened(resource, lifecycle.Unused()):
                 return
             self._publish()
+            devices = self._devices.counted_for(resource)  # now that nothing new starts
             looked = released = False
             try:
                 if left_over and await self._uses.unopened(left_over):  # once more: nothing new passes now
                     self._uses.write_off(left_over)
-                sure = self._idle(resource, held) and await self._vacancy.sure(resource, devices, self._held)
+                wrote = not held.refused
+                sure = self._idle(resource, held) and await self._vacancy.sure(resource, devices, self._held, wrote)
                 unused = sure and self._idle(resource, held)
                 looked = True
                 if Action.RELEASE not in self._held.happened(resource, lifecycle.Looked(unused)):

@@ -39,10 +39,13 @@ class Vacancy:
             self._devices.note_use(dev, "")
         return False
 
-    async def sure(self, resource: ResourceId, devices: Iterable[DevNum], held: Iterable[ResourceId]) -> bool:
+    async def sure(
+        self, resource: ResourceId, devices: Iterable[DevNum], held: Iterable[ResourceId], wrote: bool
+    ) -> bool:
         """True if nothing claims these devices of ``resource`` and nothing waits to be written to them.
 
-        ``held``: everything that this node holds.
+        ``held``: everything that this node holds; ``wrote``: something may wait. If not, a disk that takes no writes
+        here keeps no lease that another node could use.
         """
         held = list(held)
         for dev in devices:
@@ -53,7 +56,8 @@ class Vacancy:
                     if await self._claimed(resource, dev, held):
                         log.info("%s is kept: %s is still claimed", resource, dev)
                         return False
-                    await asyncio.to_thread(caches.drop_caches, dev, scratch=self._scratch)
+                    if wrote:
+                        await asyncio.to_thread(caches.drop_caches, dev, scratch=self._scratch)
             except FileNotFoundError:
                 if Path(f"/sys/dev/block/{dev}").exists():
                     return False  # its node changed under our hands; it is still there

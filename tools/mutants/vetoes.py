@@ -106,8 +106,8 @@ MUTANTS = (
         "veto-permit-stays",
         "What was vetoed is given back.",
         "enforcer/workflow/leases.py",
-        "            if denied:\n                self.permit_over(intent)\n",
-        "            if denied:\n",
+        "new if intent else ())\n                self.permit_over(intent)\n",
+        "new if intent else ())\n",
         "tests/unit/workflow/test_leases_vetoed.py::test_what_is_vetoed_is_given_back_and_asked_again",
     ),
     Mutant(

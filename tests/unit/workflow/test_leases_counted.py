@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from lab_node import PART, SECOND, B, Node, run
 
 from enforcer.kernel.abi import State
 from enforcer.model.lease import Denied
-from enforcer.model.resource import DevNum
+from enforcer.model.resource import DevNum, ResourceId
 from enforcer.storage import usage
 from enforcer.storage.usage import Usage
 
@@ -126,6 +127,35 @@ def test_an_uncounted_use_with_a_leaked_count_ends_too(node: Node) -> None:
             node.pass_s(1)
             await node.leases.release_unused()
         assert node.store.ours() == {}
+
+    run(scenario())
+
+
+def test_what_is_in_use_keeps_a_lease_that_was_refused_after_the_grant(node: Node) -> None:
+    """Mounted before anybody counted, and its cached blocks do not go: another node must not get it meanwhile."""
+
+    async def scenario() -> None:
+        node.claimed[SECOND], node.undroppable[SECOND] = True, TimeoutError()
+        in_use = replace(node.there[SECOND], in_use="mounted at /srv")
+        for _ in range(3):
+            assert await node.leases.take_in_use(in_use, budget_s=1) is not None
+            await node.leases.release_unused()
+            assert node.store.ours() and node.state(SECOND) is State.FREE
+
+    run(scenario())
+
+
+def test_what_was_in_use_before_promises_no_reservation(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    async def look(_resources: Iterable[ResourceId], *, in_use: bool = False) -> None:
+        asked.append(in_use)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(node.leases._reservations, "look", look)
+        assert await node.leases.take_in_use(node.there[SECOND], budget_s=1) is None
+        await node.take(node.there[PART])
+        assert asked == [True, False]
 
     run(scenario())
 
