@@ -28,7 +28,7 @@ from enforcer.model.resource import DevNum
 from enforcer.storage import nodes
 from enforcer.storage.vetoes.marks import Damaged
 from enforcer.storage.vetoes.medium import Disk
-from enforcer.storage.vetoes.reservation import Action, Reservation, keys, reservation
+from enforcer.storage.vetoes.reservation import Action, Reservation, keys, kind, reservation
 
 WRITE_EXCLUSIVE: Final = 1  # in pr.h and in SPC-4 alike
 IGNORE_KEY: Final = 1
@@ -92,6 +92,13 @@ def same_node(one: int, other: int) -> bool:
     return is_key(one) and (one | _KEPT) >> _TOKEN_BITS == (other | _KEPT) >> _TOKEN_BITS
 
 
+def foreign(found: Reservation) -> str:
+    """Why the reservation in force is none that :class:`Port` makes, or ""."""
+    if is_key(found.key) and found.type == WRITE_EXCLUSIVE:
+        return ""
+    return f"it is reserved under key {found.key:#x} ({kind(found)}), which is none of ours"
+
+
 class Move(Enum):
     """What a node that was granted a lease does next at the storage."""
 
@@ -117,8 +124,6 @@ def move(lease: Lease, mine: int, there: int | None, *, ours: bool, in_use: bool
         return Move.NOTHING
     if there is None:
         return Move.RESERVE
-    if not is_key(there):
-        return f"it is reserved under key {there:#x}, which is none of ours"
     if in_use:
         return "something here has used it since before it was taken over, and must end first"
     return Move.PREEMPT if is_kept(mine) or not _outlives(there, lease) else Move.LOOK

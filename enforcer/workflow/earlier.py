@@ -32,6 +32,10 @@ class Earlier:
         """True if what is registered there by this node is of earlier boots, and should be ended now."""
         return lun not in self._known() and self._readable and time.monotonic() >= self._not_before.get(lun, 0.0)
 
+    def may_be_ours(self, lun: str) -> bool:
+        """True if this boot has registered something there, as far as is known."""
+        return lun in self._known() or not self._readable
+
     def later(self, lun: str) -> None:
         """The storage did not answer."""
         self._not_before[lun] = time.monotonic() + AGAIN_S

@@ -3,10 +3,11 @@
 
 Where the settings say so, and a LUN is leased as a whole, the holder of the lease makes itself the holder of a Write
 Exclusive reservation after the grant and before the permit, before anything is read. So a lease that says
-``reservation`` means: nothing was written under it before the storage knew whose it is. Whoever comes after that holder
-needs no promise about its silence. Its session must be gone; then the store's transaction comes *first* and the storage
-second: of two takers only the one that won the transaction touches the storage, and a holder that comes back before it
-is not harmed. Until the reservation has moved the successor permits nothing, and the one before may end its writes.
+``reservation`` means: nothing was written under it before the storage knew whose it is. (What was in use before it was
+leased gets no such promise.) Whoever comes after that holder needs no promise about its silence. Its session must be
+gone; then the store's transaction comes *first* and the storage second: of two takers only the one that won the
+transaction touches the storage, and a holder that comes back before it is not harmed. Until the reservation has moved
+the successor permits nothing, and the one before may end its writes.
 
 **No two writers, whatever the order.** The reservation has one holder. It changes only from a key that was read before
 the store was asked whether the lease is ours, by naming that key (``preempt``), and every grant has a key of its own:
@@ -15,7 +16,8 @@ Nothing is permitted unless the store said "ours" *after* the storage said "your
 between fails at the storage, and its late writes are refused there. (Preempting before the transaction would need the
 same look after it, and would let the loser of a race break the winner, or a node that has just come back.)
 
-A reservation that is not one of ours is nobody's whom our store knows: it is left alone, and is a veto.
+A reservation that is not one of ours, by its key or its type, is nobody's whom our store knows: it is left alone, with
+every key that is registered there, and is a veto.
 
 **Whoever was preempted may still have something to write**, and would write it once nobody has the reservation any
 more. So from the first preemption on it is kept, by every holder after that, also while the LUN is free: the key says
@@ -45,7 +47,8 @@ from enforcer.model.errors import EnforcerError
 from enforcer.model.lease import Denied, Guarantee, Holder, Lease, Standing
 from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.storage import reservations
-from enforcer.storage.reservations import Move, Port, is_kept, key_for, key_of, key_of_node, move, same_node
+from enforcer.storage.reservations import Move, Port, foreign, is_kept, key_for, key_of, key_of_node, move, same_node
+from enforcer.storage.vetoes.reservation import Reservation
 from enforcer.workflow.commands import Commands
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.earlier import Earlier
@@ -58,6 +61,7 @@ MOVE_S = 8.0  # for the storage to change the holder
 TRIES = 8  # of a loop that only a race makes go round twice
 LAYER = "scsi-pr"
 UNANSWERED = "it has not answered an earlier command"
+IN_USE = "it was in use here before it was leased"
 
 _GONE = frozenset({errno.ENOENT, errno.ENXIO, errno.ENODEV})
 
@@ -87,11 +91,14 @@ class Reservations:
         wanted = list(resources)
         return bool(wanted) and all(not r.path and self._trouble.get(r.lun) == "" for r in wanted)
 
-    async def look(self, resources: Iterable[ResourceId]) -> None:
-        """Learn, before the store is asked, whether these LUNs can be reserved. Raises nothing."""
+    async def look(self, resources: Iterable[ResourceId], *, in_use: bool = False) -> None:
+        """Learn, before the store is asked, whether these LUNs can be reserved. Raises nothing.
+
+        ``in_use``: something here used them before there was a lease. It may have written, so nothing is promised.
+        """
         for lun in sorted({r.lun for r in resources if not r.path}):
             if self._named(lun):
-                trouble = await self._cannot(lun)
+                trouble = IN_USE if in_use else await self._cannot(lun)
                 if trouble and trouble != self._trouble.get(lun):
                     log.warning("%s: no reservation is used: %s", lun, trouble)
                 self._trouble[lun] = trouble
@@ -113,10 +120,12 @@ class Reservations:
         What is registered is asked of the storage, not of the record: that is written anew with a lower promise if the
         lease comes to be in a set that cannot be reserved, or the settings change. Where the record promises nothing, a
         storage that does not answer keeps no lease: what stays behind may refuse somebody, and lets nobody write.
-        Where nothing was found, and nothing was promised since, it is not asked again.
+        Where nothing was found, and nothing was promised since, it is not asked again; and not where the settings name
+        no reservation and this boot has made none.
         """
         lun, promised = lease.resource.lun, lease.guarantee is Guarantee.RESERVATION
-        if lease.resource.path or (lun in self._clean and not promised):
+        perhaps = lun not in self._clean and (self._named(lun) or self._earlier.may_be_ours(lun))
+        if lease.resource.path or not (promised or perhaps):
             return  # the reservation, if there is one, is that of the whole
         disks = self._disks(lun)
         clean = bool(disks)
@@ -132,6 +141,8 @@ class Reservations:
                     raise
                 why = str(error) or "no answer"
                 log.warning("%s: whether this node has reserved %s is not known: %s", lease.resource, disk.name, why)
+                if self._commands.unanswered(lun):
+                    break  # another path would wait for this one, and nothing is reserved on several
         if clean:
             self._clean.add(lun)
 
@@ -209,9 +220,14 @@ class Reservations:
         self._earlier.over(lun)
         self._clean.discard(lun)
         before = await self._at(lun, dev, _holder)
-        mine = key_for(lease, before)
+        if before is not None and (stranger := foreign(before)):
+            return stranger  # nothing is registered either: that might take the place of a key that another has set
+        mine = key_for(lease, before.key if before else None)
         await self._at(lun, dev, lambda port: port.register(mine))
-        there = await self._at(lun, dev, _holder)
+        found = await self._at(lun, dev, _holder)
+        if found is not None and (stranger := foreign(found)):
+            return stranger
+        there = found.key if found else None
         # asked after the look, see above; a key that stays registered by one who is told no lets nobody write
         ours = await self._ours(lease)
         following = move(lease, mine, there, ours=ours, in_use=self._in_use(lun, counted))
@@ -249,10 +265,8 @@ class Reservations:
         return await self._commands.run(lun, command)
 
 
-def _holder(port: Port) -> int | None:
-    """The key of the reservation in force."""
-    found = port.holder()
-    return found.key if found is not None else None
+def _holder(port: Port) -> Reservation | None:
+    return port.holder()
 
 
 def _registered(port: Port) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from enforcer.workflow.reserving import Reservations
 SWITCHES = 3  # how often one of them stops in the middle and the other goes on
 LUN = ResourceId("wwn-a")
 DISK = Device(DevNum(8, 0), "sda", (LUN,), ("wwn-a",))
+DISK2 = Device(DevNum(8, 16), "sdb", (LUN,), ("wwn-a",))
 
 
 @dataclass
@@ -139,17 +140,19 @@ class World:
         self.record = Lease(LUN, Mode.EX, Holder(node, "b", "s"), self.token, "", Guarantee.RESERVATION)
         return self.record
 
-    def node(self, name: str, uses: int = 0, boot: str = "b") -> Reservations:
+    def node(
+        self, name: str, uses: int = 0, boot: str = "b", named: str = "wwn-*", paths: tuple[Device, ...] = (DISK,)
+    ) -> Reservations:
         @contextmanager
         def port(_dev: DevNum, *, scratch: Path) -> Any:
             yield Port(self.storage, name)
 
         (self.place / name).mkdir(exist_ok=True)
         return Reservations(
-            cast(Any, SimpleNamespace(on_lun=lambda _: [DISK], luns=lambda: frozenset({LUN.lun, "of-others"}))),
+            cast(Any, SimpleNamespace(on_lun=lambda _: list(paths), luns=lambda: frozenset({LUN.lun, "of-others"}))),
             cast(Any, self),
             Holder(name, boot, "s"),
-            patterns=("wwn-*",),
+            patterns=(named,),
             scratch=self.place / name,
             uses=lambda _: (uses, 0),
             port=port,

@@ -16,7 +16,7 @@ from lab_reserving import DISK, LUN, Port, World, played
 
 from enforcer.model.lease import Denied, Guarantee, Holder, Lease
 from enforcer.model.resource import Device, DevNum, ResourceId
-from enforcer.storage.reservations import is_kept, key_of
+from enforcer.storage.reservations import WRITE_EXCLUSIVE, is_kept, key_of
 from enforcer.workflow import reserving
 from enforcer.workflow.reserving import Reservations
 
@@ -157,6 +157,18 @@ def test_a_lun_where_nothing_was_reserved_is_asked_about_it_once(tmp_path: Path)
     played(tmp_path, story)
 
 
+def test_where_nothing_is_to_be_reserved_the_storage_is_asked_only_for_what_this_boot_has(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        none = replace(world.grant("node-1"), guarantee=Guarantee.NONE)
+        await world.node("node-1", named="other").give_up(none)
+        assert world.storage.looks == 0
+        assert await world.node("node-1").take([world.grant("node-1")]) is None
+        await world.node("node-1", named="other").give_up(none)  # a daemon with other settings
+        assert not world.storage.keys
+
+    played(tmp_path, story)
+
+
 def test_a_storage_that_does_not_answer_keeps_the_lease_only_where_the_reservation_was_promised(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         node, lease = world.node("node-1"), world.grant("node-1")
@@ -182,12 +194,35 @@ def test_what_still_uses_it_here_does_not_get_it_back(tmp_path: Path, uses: int,
     played(tmp_path, story)
 
 
-def test_a_reservation_of_a_stranger_is_left_alone(tmp_path: Path) -> None:
+REGISTRANTS_ONLY = 5  # Write Exclusive, of fence_scsi and mpathpersist
+
+
+@pytest.mark.parametrize(("key", "kind"), [(0xABC, WRITE_EXCLUSIVE), (0xABC, REGISTRANTS_ONLY), (0, REGISTRANTS_ONLY)])
+@pytest.mark.parametrize("holder", ["stranger", "node-1"])
+def test_a_reservation_of_a_stranger_is_left_alone_with_its_keys(
+    tmp_path: Path, holder: str, key: int, kind: int
+) -> None:
+    """Also where this node is one of its registrants, or was until it was fenced by it."""
+
     async def story(world: World) -> None:
-        world.storage.keys["stranger"], world.storage.holder = 0xABC, "stranger"
-        denied = await world.node("node-1").take([world.grant("node-1")])
-        assert denied is not None and "0xabc" in denied.reason
-        assert world.storage.holder == "stranger"
+        lease = world.grant("node-1")
+        world.storage.keys[holder], world.storage.holder = key or key_of(lease), holder
+        world.storage.type, before = kind, dict(world.storage.keys)
+        denied = await world.node("node-1").take([lease])
+        assert denied is not None and f"{key or key_of(lease):#x}" in denied.reason
+        assert (world.storage.holder, world.storage.keys) == (holder, before)
+
+    played(tmp_path, story)
+
+
+def test_what_was_in_use_before_it_was_leased_is_promised_nothing(tmp_path: Path) -> None:
+    """It may have written before the storage was told whose it is."""
+
+    async def story(world: World) -> None:
+        node = world.node("node-1")
+        for in_use in (True, False, True):
+            await node.look([LUN], in_use=in_use)
+            assert node.promised([LUN]) is not in_use
 
     played(tmp_path, story)
 

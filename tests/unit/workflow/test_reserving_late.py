@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab_reserving import LUN, Port, World, played
+from lab_reserving import DISK, DISK2, LUN, Port, World, played
 
 from enforcer.model.lease import Guarantee
 from enforcer.storage.reservations import key_of
@@ -36,6 +37,19 @@ def test_a_look_that_comes_back_late_ends_nothing_that_was_registered_since(
         await asyncio.to_thread(come_back)
         await asyncio.sleep(0.05)
         assert world.storage.keys == {"node-1": key_of(again)} and world.storage.holder == "node-1"
+
+    played(tmp_path, story)
+
+
+def test_a_path_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reserving, "MOVE_S", 0.5)
+
+    async def story(world: World) -> None:
+        node, lease = world.node("node-1", paths=(DISK, DISK2)), world.grant("node-1")
+        come_back, began = world.storage.hang("registered"), time.monotonic()
+        await node.give_up(replace(lease, guarantee=Guarantee.NONE))
+        assert time.monotonic() - began < 0.9
+        await asyncio.to_thread(come_back)
 
     played(tmp_path, story)
 
