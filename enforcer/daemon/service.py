@@ -132,7 +132,12 @@ class Service:
         tables = self._tables = Tables(attached.maps)
         deadline = self._settings.store.renews
         self._devices = Devices(
-            tables, self._holder.node, policy=lambda: self.policy, keep=store_dir, deadline=deadline
+            tables,
+            self._holder.node,
+            policy=lambda: self.policy,
+            keep=store_dir,
+            deadline=deadline,
+            run_dir=self._run_dir,
         )
         reservations = Reservations(
             self._devices,

@@ -26,6 +26,7 @@ from enforcer.storage.identity import Identities
 from enforcer.storage.names import is_node_only
 from enforcer.storage.system import system_devices
 from enforcer.storage.usage import Usage
+from enforcer.workflow.guarded_swap import GuardedSwap
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Devices:
         keep: Iterable[str],
         deadline: bool,
         root: Path = Path("/"),
+        run_dir: Path | None = None,
     ) -> None:
         """``keep``: paths of the daemon's own that must never be guarded; ``deadline``: leases hang on a session."""
         self._tables, self._policy, self._keep, self._deadline, self._root = (
@@ -88,6 +90,7 @@ class Devices:
             root,
         )
         self._identities = Identities(root, node=node)
+        self._swap = GuardedSwap(self._guarded_by_table, run_dir)
         self._seen_by: Mapping[str, frozenset[str]] | None = None if deadline else {}
         self._grips: dict[ResourceId, Grip] = {}
         self._elsewhere: frozenset[ResourceId] = frozenset()
@@ -98,7 +101,8 @@ class Devices:
 
     def find_system(self) -> bool:
         """Compute anew what the system lives on; True if it changed. May wait for an automount: not for the loop."""
-        found = system_devices(self._identities, self._keep, guarded=self._was_guarded)
+        found = system_devices(self._identities, self._keep, guarded=self._swap.was_guarded)
+        self._swap.looked(at_everything=not found.unresolved)
         changed = dict(found.reasons) != dict(self._identities.system)
         if changed:
             for sentence in found.unresolved:
@@ -148,8 +152,7 @@ class Devices:
             self._gone.add(dev)
         self._tables.guard.delete(dev.to_kernel())
 
-    def _was_guarded(self, dev: DevNum) -> bool:
-        """By the table, which outlives the daemon."""
+    def _guarded_by_table(self, dev: DevNum) -> bool:
         entry = self._tables.guard.get(dev.to_kernel())
         return entry is not None and entry.state != State.UNGUARDED
 

@@ -148,10 +148,26 @@ NAME_MUTANTS = (
         "tests/unit/storage/test_storage_use.py::test_swap_on_a_guarded_device_makes_nothing_the_systems",
     ),
     Mutant(
+        "swap-forgotten-with-its-rule",
+        "Swap that was guarded once is none of the node's own until it is off, whatever the table says by then.",
+        "enforcer/workflow/guarded_swap.py",
+        "        if dev in before or self._all or",
+        "        if self._all or",
+        "tests/unit/workflow/test_workflow_devices.py::test_guarded_swap_is_remembered_until_it_is_off",
+    ),
+    Mutant(
+        "swap-forgotten-unseen",
+        "Who could not see all active swap forgets none.",
+        "enforcer/workflow/devices.py",
+        "at_everything=not found.unresolved",
+        "at_everything=True",
+        "tests/unit/workflow/test_workflow_devices.py::test_guarded_swap_is_remembered_until_it_is_off",
+    ),
+    Mutant(
         "swap-forgotten-as-guarded",
         "What the table has as guarded when swap is found on it is not the system's.",
         "enforcer/workflow/devices.py",
-        "guarded=self._was_guarded)",
+        "guarded=self._swap.was_guarded)",
         "guarded=lambda _: False)",
         "tests/unit/workflow/test_workflow_devices.py"
         "::test_swap_is_the_systems_unless_the_table_says_that_it_was_guarded",

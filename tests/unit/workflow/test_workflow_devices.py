@@ -20,6 +20,7 @@ from enforcer.storage.dmtable import DmTable
 from enforcer.storage.system import SWAP, SystemDevices
 from enforcer.workflow import devices as workflow_devices
 from enforcer.workflow.devices import Devices, Grip, Hold, Known, covers, most_specific
+from enforcer.workflow.guarded_swap import FILE
 
 LUNS = ("wwn-a", "wwn-b")
 resources = st.builds(
@@ -53,9 +54,12 @@ class Tables:
         self.ledger: dict[int, abi.Ledger] = {}
 
 
-def devices(*, deadline: bool = True) -> Devices:
+def devices(*, deadline: bool = True, run_dir: Path | None = None) -> Devices:
     tables: object = Tables()
-    return Devices(tables, "node-1", policy=lambda: POLICY, keep=(), deadline=deadline, root=Path("/nonexistent"))
+    root = Path("/nonexistent")
+    return Devices(
+        tables, "node-1", policy=lambda: POLICY, keep=(), deadline=deadline, root=root, run_dir=run_dir
+    )  # fmt: skip
 
 
 def known(*names: ResourceId, minor: int = 0, problem: str = "", guarding: Guarding | None = None) -> Known:
@@ -218,3 +222,41 @@ def test_swap_is_the_systems_unless_the_table_says_that_it_was_guarded(
     if entry is not None:
         mine._tables.guard.put(DevNum(8, 1).to_kernel(), abi.Guard(state=entry))
     assert mine.find_system() is system
+
+
+def test_guarded_swap_is_remembered_until_it_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its rule, and by a daemon whose table is new, the swap is none of the node's own all the same."""
+    active, told = [DevNum(8, 1)], list[str]()
+
+    def found(*_: object, guarded: Callable[[DevNum], bool]) -> SystemDevices:
+        return SystemDevices({dev: SWAP for dev in active if not guarded(dev)}, tuple(told))
+
+    monkeypatch.setattr(workflow_devices, "system_devices", found)
+    mine = devices(run_dir=tmp_path)
+    mine._tables.guard.put(DevNum(8, 1).to_kernel(), abi.Guard(state=State.LIVE))
+    assert not mine.find_system()
+    mine._tables.guard.put(DevNum(8, 1).to_kernel(), abi.Guard(state=State.UNGUARDED))
+    assert not mine.find_system()
+    assert not devices(run_dir=tmp_path).find_system()
+    active.clear()
+    told.append("/proc/swaps cannot be read")
+    assert not mine.find_system()
+    told.clear()
+    active.append(DevNum(8, 1))
+    assert not devices(run_dir=tmp_path).find_system(), "nobody has seen it go off"
+    active.clear()
+    again = devices(run_dir=tmp_path)
+    assert not again.find_system()
+    active.append(DevNum(8, 1))
+    assert again.find_system() and devices(run_dir=tmp_path).find_system()
+
+
+def test_no_swap_is_the_nodes_own_if_what_was_remembered_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*_: object, guarded: Callable[[DevNum], bool]) -> SystemDevices:
+        return SystemDevices({} if guarded(DevNum(8, 1)) else {DevNum(8, 1): SWAP})
+
+    monkeypatch.setattr(workflow_devices, "system_devices", found)
+    (tmp_path / FILE).write_text("8:1\n8:")
+    assert not devices(run_dir=tmp_path).find_system()
