@@ -30,7 +30,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,10 +59,11 @@ class WasOff(NotOff):
     """The agent calls the node off, and nobody saw it go off."""
 
 
-async def switch_off(agent: FenceAgent, node: str, was_off: bool = False) -> bool:
+async def switch_off(agent: FenceAgent, node: str, was_off: bool, before: Callable[[], Awaitable[object]]) -> bool:
     """Returns when ``node`` went off: True. False if it was off before, which is only taken if ``was_off``.
 
-    Raises NotOff in every other case, after 4 x (``timeout_s`` + ``END_S``) at most.
+    ``before`` is awaited just before the power goes, when the agent may have been asked for minutes; what it raises
+    keeps the power on. Raises NotOff in every other case, after 4 x (``timeout_s`` + ``END_S``) and ``before`` at most.
     """
     if what := unfit(await _metadata(agent, node)):
         raise _not_off(agent, node, what)
@@ -76,6 +77,7 @@ async def switch_off(agent: FenceAgent, node: str, was_off: bool = False) -> boo
         )
     if code != IS_ON:
         raise _not_off(agent, node, f"cannot tell whether {node} is on ({_ended(code)})", said)
+    await before()
     code, said = await _call(agent, node, "off")
     if code != DONE:
         raise _not_off(agent, node, f"could not switch {node} off ({_ended(code)})", said)

@@ -11,7 +11,9 @@ the start nothing can tell: there the settings are believed.
 
 A node that is off before its agent did anything may be suspended only, so an administrator must answer for it
 (``was_off``), as for a confirmed fencing. What this process itself saw going off needs no such word: a run whose fact
-could not be recorded is repeated.
+could not be recorded is repeated, without the agent: by then another boot may be up.
+
+The agent may take minutes before it comes to the power. So the store and the quorum are asked once more just then.
 
 On demand the same is done without an administrator, more carefully: only if everybody in the way is gone and has an
 agent, not for a use that a rule in mode audit lets pass, not without the cluster's quorum where there is a cluster
@@ -24,6 +26,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from enforcer.cluster.fence_agent import WasOff, switch_off, untrusted
 from enforcer.cluster.store import LeaseStore
@@ -37,6 +40,7 @@ log = logging.getLogger(__name__)
 GONE = (Liveness.STRANDED, Liveness.PREEMPTIBLE)  # what a fencing fact would free
 FIRST_PAUSE_S, MOST_PAUSE_S = 30.0, 600.0  # after a failure on demand
 AGAIN_S = 1.0  # between two tries to record
+SEEN_NS = 600_000_000_000  # so long it counts that a boot was seen going off; a wrong plug may show only later
 SLACK_S = 10.0
 CLOSE_S = 2.0
 
@@ -75,7 +79,7 @@ class Fences:
         me: Holder,
         notice: Notice,
         *,
-        off: Callable[[FenceAgent, str, bool], Awaitable[bool]] = switch_off,
+        off: Callable[[FenceAgent, str, bool, Callable[[], Awaitable[object]]], Awaitable[bool]] = switch_off,
         now_ns: Callable[[], int] = boot_ns,
     ) -> None:
         self._settings, self._store, self._view, self._me, self._notice = settings, store, view, me, notice
@@ -83,7 +87,8 @@ class Fences:
         self._running: dict[str, tuple[frozenset[str], asyncio.Task[Fenced]]] = {}
         self._demanded: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, _Pause] = {}
-        self._went_off: set[tuple[str, str]] = set()  # (node, boot id): seen, and the store was not there to record it
+        # (node, boot id) -> until when it counts, ns: seen going off, and the store was not there to record it
+        self._went_off: dict[tuple[str, str], int] = {}
         for node, agent in settings.nodes.items():  # better heard of now than when it is needed
             if what := untrusted(agent.program):
                 log.warning("%s cannot be fenced: %s %s", node, agent.program, what)
@@ -96,23 +101,18 @@ class Fences:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_S)
 
-    async def run(self, node: str, *, alive: bool = False, was_off: bool = False, asked_by: str) -> Fenced:
+    async def run(
+        self, node: str, *, alive: bool = False, was_off: bool = False, asked_by: str, demanded: bool = False
+    ) -> Fenced:
         """Switch ``node`` off, and record that the boots of it that hold leases now are silent for ever.
 
         ``alive``: even if it renews its session; ``was_off``: whoever asks answers for it that it is without power, if
-        its agent says that it was off already. Who comes while it is being done gets the same outcome. Raises
-        EnforcerError: not this node, no agent, nothing to be freed, still alive, not proven off, not recorded.
+        its agent says that it was off already; ``demanded``: nobody was asked, so the cluster must have its quorum. Who
+        comes while it is being done gets the same outcome. Raises EnforcerError: not this node, no agent, nothing to be
+        freed, still alive, no quorum, not proven off, not recorded.
         """
         agent = self._agent(node)
-        held = [h for h in await self._store.leases() if h.lease.holder.node == node]
-        wanted = [h for h in held if h.liveness in GONE or h.liveness is Liveness.LIVE]
-        if not wanted:
-            raise EnforcerError(f"{node} holds no lease that waits for its fencing", hint="enforcer who")
-        if not alive and any(h.liveness is Liveness.LIVE for h in wanted):
-            raise EnforcerError(
-                f"{node} is live: it renews its session",
-                hint=f"unmount there; or enforcer fence run {node} --alive, which ends its uses with its power",
-            )
+        wanted = await self._in_the_way(node, alive=alive, demanded=demanded)
         boots = frozenset(h.lease.holder.boot_id for h in wanted)
         if node in self._running:
             known, task = self._running[node]
@@ -122,7 +122,8 @@ class Fences:
             resources = tuple(sorted(str(h.lease.resource) for h in wanted))
             fenced = Fenced(node, agent.name, tuple(sorted(boots)), resources)
             gone = all(h.liveness in GONE for h in wanted)
-            task = asyncio.create_task(self._fence(agent, fenced, asked_by, was_off=was_off, gone=gone))
+            still = partial(self._in_the_way, node, alive=alive, demanded=demanded)
+            task = asyncio.create_task(self._fence(agent, fenced, asked_by, still, was_off=was_off, gone=gone))
             self._running[node] = boots, task
             task.add_done_callback(lambda done: self._ended(node, done))
         return await asyncio.shield(task)
@@ -165,6 +166,24 @@ class Fences:
             raise EnforcerError(f"{node} has no fence agent", hint=hint)
         return agent
 
+    async def _in_the_way(self, node: str, *, alive: bool, demanded: bool) -> list[HeldLease]:
+        """What ``node`` holds and its fencing would free, if it may be fenced now. Raises EnforcerError."""
+        if demanded and (quorum := await self._view.quorum()) not in (Quorum.HELD, Quorum.NONE):
+            raise EnforcerError(f"the cluster's quorum is {quorum}")
+        held = [h for h in await self._store.leases() if h.lease.holder.node == node]
+        live = {h.lease.holder.boot_id for h in held if h.liveness is Liveness.LIVE}
+        for boot_id in live:
+            self._went_off.pop((node, boot_id), None)  # what was seen going off was another machine
+        wanted = [h for h in held if h.liveness in GONE or h.liveness is Liveness.LIVE]
+        if not wanted:
+            raise EnforcerError(f"{node} holds no lease that waits for its fencing", hint="enforcer who")
+        if live and not alive:
+            raise EnforcerError(
+                f"{node} is live: it renews its session",
+                hint=f"unmount there; or enforcer fence run {node} --alive, which ends its uses with its power",
+            )
+        return wanted
+
     def _helps(self, held: HeldLease) -> bool:
         """Whether switching the holder off would free this lease, and nothing else will in a moment.
 
@@ -172,24 +191,33 @@ class Fences:
         """
         node, guarantee = held.lease.holder.node, held.lease.guarantee
         soon = guarantee is Guarantee.RESERVATION and held.liveness is Liveness.STRANDED
-        by_time = soon or guarantee in SELF_FENCING
+        by_time = soon or (guarantee in SELF_FENCING and self._store.ttl_s is not None)
         return held.liveness in GONE and not by_time and node != self._me.node and node in self._settings.nodes
 
-    async def _fence(self, agent: FenceAgent, fenced: Fenced, asked_by: str, *, was_off: bool, gone: bool) -> Fenced:
+    async def _fence(
+        self,
+        agent: FenceAgent,
+        fenced: Fenced,
+        asked_by: str,
+        still: Callable[[], Awaitable[object]],
+        *,
+        was_off: bool,
+        gone: bool,
+    ) -> Fenced:
         node, facts = fenced.node, {"boot_ids": list(fenced.boot_ids), "resources": list(fenced.resources)}
         word = f"{asked_by}, who answers for it if it was off already" if was_off else asked_by
         self._notice("fence-run", f"{agent.name} is to switch {node} off, {word}", facts)
         boots = {(node, boot_id) for boot_id in fenced.boot_ids}
         try:
-            seen = boots <= self._went_off
-            went_off = await self._off(agent, node, was_off or seen) or seen
-            self._went_off -= boots
+            seen = all(self._went_off.get(boot, 0) > self._now_ns() for boot in boots)
+            went_off = seen or await self._off(agent, node, was_off, still)
             how = "" if went_off else ", off already: an administrator answers for it"
             try:
                 for boot_id in fenced.boot_ids:
                     await self._record(node, boot_id, f"{agent.name} on {self._me.node}{how}")
             except StoreUnavailable:
-                self._went_off |= boots if went_off and gone else set()  # who was alive may have another plug
+                if went_off and gone and not seen:  # who was alive may have another plug
+                    self._went_off |= dict.fromkeys(boots, self._now_ns() + SEEN_NS)
                 raise
         except EnforcerError as error:
             self._notice("fence-failed", f"{node} is not fenced: {error}", facts)
@@ -223,10 +251,7 @@ class Fences:
     async def _demand(self, node: str) -> None:
         pause, why, flag = FIRST_PAUSE_S, "", ""
         try:
-            quorum = await self._view.quorum()
-            if quorum not in (Quorum.HELD, Quorum.NONE):
-                raise EnforcerError(f"the cluster's quorum is {quorum}")
-            await self.run(node, asked_by="because its lease is wanted here")
+            await self.run(node, asked_by="because its lease is wanted here", demanded=True)
         except EnforcerError as error:
             why, flag = str(error), " --was-off" if isinstance(error, WasOff) else ""
         except Exception as error:

@@ -141,7 +141,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 def outcome(agent: FenceAgent) -> str:
     """What is told of the run."""
     try:
-        assert asyncio.run(asyncio.wait_for(switch_off(agent, "node-9"), 30))
+        assert asyncio.run(asyncio.wait_for(switch_off(agent, "node-9", False, lambda: asyncio.sleep(0)), 30))
     except NotOff as error:
         told = f"{error} {error.hint} {error!r}"
         assert PASSWORD not in told and WRONG not in told

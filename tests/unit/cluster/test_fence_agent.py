@@ -16,6 +16,7 @@ import pytest
 
 from enforcer.cluster import fence_agent
 from enforcer.cluster.fence_agent import NotOff, WasOff, switch_off
+from enforcer.model.errors import EnforcerError
 from enforcer.settings import FenceAgent
 
 # What an agent is: options from standard input, an exit code. It is asked for status before off and after it.
@@ -51,7 +52,11 @@ def make(tmp_path: Path) -> Make:
 
 
 def run(agent: FenceAgent, *, was_off: bool = False) -> bool:
-    return asyncio.run(asyncio.wait_for(switch_off(agent, "node-9", was_off), 20))
+    return asyncio.run(asyncio.wait_for(switch_off(agent, "node-9", was_off, at_once), 20))
+
+
+async def at_once() -> None:
+    """Nothing keeps the power on."""
 
 
 def refused(agent: FenceAgent) -> str:
@@ -71,6 +76,18 @@ def test_it_is_seen_going_off_with_the_options_on_standard_input(make: Make, tmp
     told = ["ip=192.0.2.1", "plug=a b=c", "nodename=node-9"]
     log = (tmp_path / "log").read_text().splitlines()
     assert log == [*told, "action=status", *told, "action=off", *told, "action=status"]
+
+
+def test_just_before_the_power_goes_it_may_be_kept_on(make: Make, tmp_path: Path) -> None:
+    """The agent was asked for minutes, say, and the node is back."""
+
+    async def back() -> None:
+        raise EnforcerError("node-9 is live")
+
+    with pytest.raises(EnforcerError, match="is live"):
+        asyncio.run(switch_off(make(), "node-9", False, back))
+    asked = (tmp_path / "log").read_text().splitlines()
+    assert "action=status" in asked and "action=off" not in asked
 
 
 @pytest.mark.parametrize(
@@ -157,7 +174,7 @@ def test_one_that_outlives_its_end_is_not_waited_for(
 
     async def scenario() -> None:
         with pytest.raises(NotOff, match=why):
-            await switch_off(make(off, timeout_s=1.5), "node-9")
+            await switch_off(make(off, timeout_s=1.5), "node-9", False, at_once)
         assert len(fence_agent._LASTING) == 1
         kill(alive[-1], signal.SIGKILL)
         assert await next(iter(fence_agent._LASTING)) == -signal.SIGKILL, "it is reaped behind"

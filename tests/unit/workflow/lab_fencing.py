@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,11 +49,11 @@ class FencedStore(Store):
 
 
 class View(NoCluster):
-    def __init__(self, quorum: Quorum) -> None:
-        self.has = quorum
+    def __init__(self, has: Callable[[], Quorum]) -> None:
+        self.has = has
 
     async def quorum(self) -> Quorum:
-        return self.has
+        return self.has()
 
 
 @dataclass
@@ -65,6 +65,7 @@ class Lab:
     quorum: Quorum = Quorum.NONE
     runs: list[str] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
+    meanwhile: Callable[[], None] | None = None  # while the agent is asked, before the power goes
     during: Callable[[], Coroutine[Any, Any, None]] | None = None
     fails: bool = False
     off_already: bool = False
@@ -78,7 +79,7 @@ class Lab:
         self.store.present.pop(OTHER.node, None)
 
     def fences(self) -> Fences:
-        view = View(self.quorum)
+        view = View(lambda: self.quorum)
         return Fences(
             self.settings, self.store, view, ME, self.notice, off=self.off, now_ns=lambda: self.now_ns
         )  # fmt: skip
@@ -86,8 +87,11 @@ class Lab:
     def notice(self, kind: str, sentence: str, facts: Mapping[str, object]) -> None:
         self.told.append((kind, sentence))
 
-    async def off(self, agent: FenceAgent, node: str, was_off: bool) -> bool:
+    async def off(self, agent: FenceAgent, node: str, was_off: bool, before: Callable[[], Awaitable[object]]) -> bool:
         assert agent is AGENTS[OTHER.node]
+        if self.meanwhile:
+            self.meanwhile()
+        await before()
         self.runs.append(node)
         if self.during:
             await self.during()

@@ -82,7 +82,31 @@ def test_what_it_saw_going_off_is_recorded_later_unless_that_was_another_machine
             assert not (await fences.run(OTHER.node, asked_by="")).was_off
 
     run(scenario())
-    assert lab.runs == [OTHER.node] * 2 and bool(lab.facts()) == (again and not alive)
+    assert bool(lab.facts()) == (again and not alive)
+    assert len(lab.runs) == (1 if lab.facts() else 2), "the agent would find what was switched on since"
+
+
+@pytest.mark.parametrize("why", ["it renewed meanwhile", "long ago"])
+def test_what_it_saw_going_off_counts_no_more(lab: Lab, why: str) -> None:
+    """It had another machine's plug, perhaps."""
+
+    async def scenario() -> None:
+        fences, lab.store.unable = lab.fences(), StoreUnavailable("no answer")
+        with pytest.raises(EnforcerError, match="is not recorded"):
+            await fences.run(OTHER.node, asked_by="")
+        lab.store.unable = None
+        if why == "long ago":
+            lab.now_ns += module.SEEN_NS + 1
+        else:
+            lab.store.present[OTHER.node] = OTHER
+            with pytest.raises(EnforcerError, match="is live"):
+                await fences.run(OTHER.node, asked_by="")
+            lab.gone()
+        with pytest.raises(WasOff):
+            await fences.run(OTHER.node, asked_by="")
+
+    run(scenario())
+    assert lab.facts() == []
 
 
 def test_a_boot_that_appears_while_the_agent_runs_is_not_covered(lab: Lab) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from lab_court import Court, mount, refuses
-from lab_fencing import AGENTS, THIRD, Lab, blocked, make_lab
+from lab_fencing import AGENTS, NEWER, THIRD, Lab, blocked, make_lab
 from lab_node import ME, OTHER, SAN, A, B, Node, run, turn
 
 from enforcer.cluster.view import Quorum
@@ -76,6 +76,7 @@ def test_nobody_is_switched_off_on_demand_if_it_does_not_help(lab: Lab, why: str
         lab.settings = Fencing(True, {**AGENTS, THIRD.node: AGENTS[OTHER.node]})
     else:
         guarantee = Guarantee.CUT if why == "by time" else Guarantee.RESERVATION
+        lab.store.ttl_s = 10.0
         lab.store.records[B, OTHER.node] = replace(lab.store.hold(B), guarantee=guarantee)
     lab.settings = replace(lab.settings, on_demand=wanted)
     denied = blocked(lab)
@@ -113,15 +114,36 @@ def test_who_has_no_quorum_switches_nobody_off(lab: Lab, quorum: Quorum) -> None
     assert lab.runs == []
 
 
-def test_who_is_back_when_the_agent_would_start_is_left_alone(lab: Lab) -> None:
+@pytest.mark.parametrize("when", ["before it starts", "while it asks"])
+@pytest.mark.parametrize("what", ["live", "released", "rebooted", "without quorum"])
+def test_what_has_changed_before_the_power_goes_keeps_it_on(lab: Lab, what: str, when: str) -> None:
+    def changes() -> None:
+        if what == "live":
+            lab.store.present[OTHER.node] = OTHER
+        elif what == "released":
+            lab.store.records.clear()
+        elif what == "rebooted":
+            lab.store.present[OTHER.node] = NEWER
+        else:
+            lab.quorum = Quorum.LOST
+
     async def scenario() -> None:
-        fences, denied = lab.fences(), blocked(lab)
-        lab.store.present[OTHER.node] = OTHER
-        fences.on_demand(denied)
+        denied = blocked(lab)
+        if when == "while it asks":
+            lab.meanwhile = changes
+        else:
+            changes()
+        lab.fences().on_demand(denied)
         await turn(20)
 
     run(scenario())
-    assert lab.runs == []
+    assert lab.runs == [] and lab.facts() == []
+
+
+def test_a_promise_to_fall_silent_is_not_waited_for_where_the_store_takes_over_by_no_time(lab: Lab) -> None:
+    lab.store.ttl_s, lab.store.records[B, OTHER.node] = None, replace(lab.store.hold(B), guarantee=Guarantee.CUT)
+    run(demanded(lab, lab.fences()))
+    assert lab.facts() == [(OTHER.node, OTHER.boot_id)]
 
 
 def test_after_a_failure_it_is_tried_again_later_and_later(lab: Lab) -> None:
