@@ -313,7 +313,6 @@ class Leases:
             if Action.LOOK not in self._held.happened(resource, lifecycle.Unused()):
                 return
             self._publish()
-            devices = self._devices.counted_for(resource)  # now that nothing new starts
             looked = released = False
             try:
                 if left_over and await self._uses.unopened(left_over):  # once more: nothing new passes now

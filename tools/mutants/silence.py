@@ -225,8 +225,8 @@ MUTANTS = (
         "refused-use-uncounted",
         "A lease whose use was refused after the grant is not given back while something claims its device.",
         "enforcer/workflow/leases.py",
-        "            devices = self._devices.counted_for(resource)  # now that nothing new starts\n",
-        "",
+        "            self._publish()  # what was granted is ours",
+        "            _ = denied or self._publish()  # what was granted is ours",
         "tests/unit/workflow/test_leases_counted.py::"
         "test_what_is_in_use_keeps_a_lease_that_was_refused_after_the_grant",
     ),
