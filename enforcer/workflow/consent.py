@@ -160,6 +160,10 @@ class Consent:
         """The store sees a session of who was fenced. Of one that is gone it will say so soon; else the fencing is an
         old one, which this node had not heard of before (the history of fencings comes late to a node that joins)."""
         now_s = time.monotonic()
+        if boot not in self._boots.alive_since_s:
+            log.warning(
+                "%s was fenced, %s says, and lives: if its session ends now, that counts", boot[0], self.view.name
+            )
         since_s = self._boots.alive_since_s.setdefault(boot, now_s)
         if now_s - since_s > self._store.gone_after_s + SLACK_S:
             log.warning("fencings of %s are of an earlier boot: %s", boot[0], why)
