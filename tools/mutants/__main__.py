@@ -41,6 +41,7 @@ from tools.mutants import (
     pacemaker,
     sanlock,
     silence,
+    uncounted,
     story,
     stress,
     vetoes,
@@ -62,6 +63,7 @@ TABLES = (
     pacemaker,
     sanlock,
     silence,
+    uncounted,
     vetoes,
     who,
 )
