@@ -35,11 +35,16 @@ def holder(name: str, run_dir: Path) -> Holder:
     """This node in this boot in this session; the first process of the boot that asks makes the session's id."""
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
     path = run_dir / "session-id"
+    draft = run_dir / f"session-id.{os.getpid()}"
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as made:
-            made.write(uuid.uuid4().hex)
+        if not path.exists():  # whole from the first moment, for keeper and daemon may start at once
+            draft.touch(0o600)
+            draft.write_text(uuid.uuid4().hex)
+            os.link(draft, path)
     except FileExistsError:
         pass
+    finally:
+        draft.unlink(missing_ok=True)
     session = path.read_text().strip()
     if len(session) != 32:
         raise BadConfiguration(f"{path} is damaged", hint=f"rm {path}, then start enforcer-keeper and enforcerd again")
@@ -61,6 +66,13 @@ def write_session(run_dir: Path, facts: SessionFacts | None, trouble: str = "", 
     draft = run_dir / "session.json.new"
     draft.write_text(json.dumps(body) + "\n")
     draft.rename(run_dir / "session.json")
+
+
+def promise_nothing(run_dir: Path) -> None:
+    """The session goes on, and nobody is there to keep what was promised with it. Raises OSError."""
+    facts, _ = read_session(run_dir)
+    if facts is not None:
+        write_session(run_dir, facts)
 
 
 def read_tiers(run_dir: Path) -> Tiers | None:

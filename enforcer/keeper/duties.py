@@ -13,7 +13,7 @@ from enforcer import settings
 from enforcer.cluster.etcd_access import EtcdAccess
 from enforcer.cluster.etcd_http import EtcdRefused
 from enforcer.cluster.etcd_session import EtcdSession
-from enforcer.cluster.identity import holder, node_name, write_session
+from enforcer.cluster.identity import holder, node_name, promise_nothing, write_session
 from enforcer.cluster.same_cluster import SameCluster
 from enforcer.keeper.lifeline import Lifeline
 from enforcer.keeper.progress import Progress
@@ -64,6 +64,7 @@ class Keeper:
         """Both duties, side by side."""
         duties = [asyncio.ensure_future(self._watch_daemon()), asyncio.ensure_future(self._watch_revoker())]
         if self._settings.store.kind is StoreKind.ETCD:
+            promise_nothing(self._run_dir)  # what the keeper before us could, this one perhaps cannot
             duties.append(asyncio.ensure_future(self._keep_session()))
             self._lifeline.start()
         if self._settings.store.kind is StoreKind.SANLOCK:
@@ -76,6 +77,7 @@ class Keeper:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
         self._lifeline.end()
+        promise_nothing(self._run_dir)
         for ended in done:
             if ended is not stopping and not ended.cancelled():
                 ended.result()  # raises what ended a duty

@@ -11,7 +11,7 @@ from enforcer.keeper import watchdog
 from enforcer.keeper.feeding import Feeder, used
 from enforcer.kernel import abi
 from enforcer.kernel.tables import Tables, open_pinned
-from enforcer.lost.files import read_beat, read_deadline, read_promises
+from enforcer.lost.files import read_beat, read_deadline, read_promises, read_resets
 from enforcer.model.clock import boot_ns
 from enforcer.model.deadlines import SECOND_NS
 from enforcer.model.errors import EnforcerError
@@ -42,8 +42,11 @@ class Sight:
     def in_use(self) -> bool:
         """True unless nothing guarded is in use here. Raises OSError, EnforcerError.
 
-        A gate that is gone may have left uses behind; where there never was one, nothing was ever permitted.
+        A gate that is gone may have left uses behind; where there never was one, nothing was ever permitted. What was
+        promised to be reset may be in use whatever the tables say.
         """
+        if read_resets(self._run_dir):
+            return True
         tables = self.tables()
         return used(tables, self._cut) if tables is not None else self._tables is not None
 

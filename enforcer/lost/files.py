@@ -3,7 +3,7 @@
 
 =================  ==========  =====================================================================================
 ``deadline.json``  keeper      from when on this node must be silent, and how long the cut may take
-``promised.json``  enforcerd   the devices of all leases that promise a cut
+``promised.json``  enforcerd   the devices of all leases that promise a cut, the names of those that promise a reset
 ``revoker.json``   revoker     that it is at work, and what it has cut
 =================  ==========  =====================================================================================
 
@@ -97,9 +97,20 @@ def read_deadline(run_dir: Path) -> Deadline | None:
         raise ValueError(f"{run_dir / DEADLINE} is damaged: {error!r}") from None
 
 
-def write_promises(run_dir: Path, promises: tuple[Promise, ...]) -> None:
-    """Before anything may be written under them. Raises OSError."""
-    write(run_dir / PROMISED, {"promised": [asdict(promise) for promise in promises]})
+def write_promises(run_dir: Path, promises: tuple[Promise, ...], resets: tuple[str, ...] = ()) -> None:
+    """Before anything may be written under them. ``resets``: resources whose leases promise the watchdog's, and that
+    may be in use. Raises OSError."""
+    write(run_dir / PROMISED, {"promised": [asdict(promise) for promise in promises], "resets": list(resets)})
+
+
+def read_resets(run_dir: Path) -> tuple[str, ...]:
+    """The resources for which the watchdog was promised. Raises ValueError, OSError."""
+    try:
+        return tuple(map(str, json.loads((run_dir / PROMISED).read_text()).get("resets", ())))
+    except FileNotFoundError:
+        return ()
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{run_dir / PROMISED} is damaged: {error!r}") from None
 
 
 def read_promises(run_dir: Path) -> tuple[Promise, ...]:

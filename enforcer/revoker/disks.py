@@ -59,6 +59,7 @@ class Disk:
 
     def cut(self) -> None:
         """No command passes from now on. Raises OSError: EINVAL where the transport itself has stopped it."""
+        self._return()
         for last in (False, True):
             try:
                 if not self.gone:
@@ -73,6 +74,11 @@ class Disk:
         """True if its state says so, or it is not there any more. Raises OSError."""
         return self._look(lambda: self.gone or self._read("state") == OFFLINE.decode().strip())
 
+    def _return(self) -> None:
+        """What was gone may be back under its name, and is running then."""
+        if self.gone:
+            self._open()
+
     def busy(self) -> frozenset[str]:
         """Which of the counts COUNTS are not zero at this moment. Raises OSError."""
         return self._look(self._busy)
@@ -81,6 +87,7 @@ class Disk:
         return frozenset(n for n in COUNTS if not self.gone and any(map(int, self._read(n).split())))
 
     def _look(self, look: Callable[[], T]) -> T:
+        self._return()
         try:
             return look()
         except OSError as error:

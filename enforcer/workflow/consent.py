@@ -7,7 +7,8 @@ very resources and for the very task that asked, not for the LUN and not for a w
 
 A fencing that the manager confirms becomes a fencing fact of the store, if it certainly struck the boot that holds the
 leases: that boot was known of *before* a look at the manager's fencings that did not show it, neither done nor under
-way. Then it began after that boot did, and its success ended that boot or a later one.
+way. Then it began after that boot did, and its success ended that boot or a later one. To a manager that has just
+started the history of fencings comes late, so what is new in its first ``SETTLE_S`` is taken for old.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from enforcer.cluster.store import LeaseStore
-from enforcer.cluster.view import ClusterView, NoCluster, Opinion, Site, Stance, Use
+from enforcer.cluster.view import ClusterView, Fencing, NoCluster, Opinion, Site, Stance, Use
 from enforcer.model.errors import EnforcerError, StoreUnavailable
 from enforcer.model.intent import Intent
 from enforcer.model.lease import Denied, HeldLease, Standing
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 EVERY_S = 5.0
 TAKE_S = 3.0
 SLACK_S = 10.0
+SETTLE_S = 30.0
 
 _vouched: ContextVar[frozenset[ResourceId]] = ContextVar("vouched", default=frozenset())
 
@@ -79,6 +81,7 @@ class Consent:
     ) -> None:
         self.view, self._store, self._node, self._notice = view, store, node, notice
         self._boots = _Boots()
+        self._heard_since_s: float | None = None  # the manager has answered each time since then
         self._looking = asyncio.Lock()
 
     async def of(self, intent: Intent, *, covered: bool) -> Opinion:
@@ -131,7 +134,8 @@ class Consent:
             known.clear()
             self._boots.settled.clear()
             return frozenset()
-        told = await self.view.fencings()  # after the boots were read, and all of them together
+        told = await self._fencings()  # after the boots were read, and all of them together
+        settled = self._heard_since_s is not None and time.monotonic() - self._heard_since_s >= SETTLE_S
         under_way = {fencing.node for fencing in told if not fencing.done}
         recorded = set()
         for boot in boots - self._boots.settled:
@@ -140,6 +144,8 @@ class Consent:
             if boot not in known:
                 if node not in under_way:
                     known[boot] = done
+            elif not settled:
+                known[boot] |= done
             elif done - known[boot]:
                 try:
                     await self._store.fence_confirm(node, boot_id, f"{self.view.name} on {self._node}")
@@ -155,6 +161,16 @@ class Consent:
             del known[boot]
         self._boots.settled &= boots
         return frozenset(recorded)
+
+    async def _fencings(self) -> tuple[Fencing, ...]:
+        try:
+            told = await self.view.fencings()
+        except EnforcerError:
+            self._heard_since_s = None
+            raise
+        if self._heard_since_s is None:
+            self._heard_since_s = time.monotonic()
+        return told
 
     def _alive(self, boot: tuple[str, str], done: frozenset[str], why: str) -> None:
         """The store sees a session of who was fenced. Of one that is gone it will say so soon; else the fencing is an

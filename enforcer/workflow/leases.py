@@ -55,12 +55,12 @@ class Leases:
         me: Holder,
         deadline_ns: Callable[[], int | None],
         scratch: Path,
-        tell: Callable[[Iterable[Lease]], None] = lambda _: None,
+        tell: Callable[[Iterable[Lease], Iterable[ResourceId]], None] = lambda *_: None,
         reservations: Reservations | None = None,
     ) -> None:
         """``deadline_ns()``: boot clock until which the node's session is live, None for a store without sessions.
 
-        ``tell`` hears of all that is held before the guard's table does.
+        ``tell`` hears of all that is held, and what of it is closing, before the guard's table does.
         """
         self._store, self._devices, self._tables, self._me = store, devices, tables, me
         self._session, self._scratch, self._tell = SessionLife(deadline_ns), scratch, tell
@@ -385,7 +385,8 @@ class Leases:
             self._publish()
 
     def _publish(self) -> None:
-        self._tell(held.lease for held in self._held.values())
+        closing = [resource for resource, held in self._held.items() if held.hold is Hold.CLOSING]
+        self._tell([held.lease for held in self._held.values()], closing)
         grips = {
             resource: Grip(held.hold, held.lease.token, held.stale, held.lease.mode is Mode.CW)
             for resource, held in self._held.items()

@@ -5,6 +5,9 @@ The promise goes into the store with the grant. Before the guard's table lets an
 is told which disks lie below: whoever dies in between has promised too much and written nothing. Told are all disks
 of the LUN, for they are all ways to it, whatever stands on them: the cut is made at the bottom of the stack.
 
+The keeper, which feeds the watchdog, is told which resources may be in use under the promise of a reset: the guard's
+table does not tell, once the daemon is started anew without the store, or the rule is gone that guarded the device.
+
 No cut is promised of a disk that cannot be cut, or that the system itself stands on.
 """
 
@@ -16,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from enforcer.cluster.identity import read_tiers
-from enforcer.lost.files import Promise, read_promises, revoker_trouble, write_promises
+from enforcer.lost.files import Promise, read_promises, read_resets, revoker_trouble, write_promises
 from enforcer.model.guarantee import Offer, Ready, offer
 from enforcer.model.lease import Guarantee, Lease
 from enforcer.model.resource import Device, ResourceId
@@ -46,7 +49,8 @@ class Promises:
         self._devices, self._run_dir, self._adopted, self._root = devices, run_dir, adopted, root
         self._reserved = reserved
         self._leases: Mapping[ResourceId, Lease] = {}
-        self._told: tuple[Promise, ...] | None = None  # None: unknown what an earlier daemon has told
+        self._closing: frozenset[ResourceId] = frozenset()
+        self._told: tuple[object, object] | None = None  # None: unknown what an earlier daemon has told
 
     def offer(self, resources: frozenset[ResourceId]) -> Offer:
         """What leases of these, granted now, may promise. They are one set, so the weakest device decides."""
@@ -61,23 +65,27 @@ class Promises:
         """The promise of :meth:`offer` alone, as a store wants it."""
         return self.offer(resources).guarantee
 
-    def tell(self, leases: Iterable[Lease]) -> None:
-        """All that is held now, before anything is permitted under it. Raises OSError, ValueError."""
-        self._leases = {lease.resource: lease for lease in leases}
+    def tell(self, leases: Iterable[Lease], closing: Iterable[ResourceId] = ()) -> None:
+        """All that is held now, before anything is permitted under it; ``closing``: of these only what the kernel
+        counts may be in use. Raises OSError, ValueError."""
+        self._leases, self._closing = {lease.resource: lease for lease in leases}, frozenset(closing)
         told = {promise.dev: promise for promise in self._promises()}
+        live = [lease for r, lease in self._leases.items() if r not in self._closing]
+        resets = {str(lease.resource) for lease in live if lease.guarantee is Guarantee.WATCHDOG}
         if not self._adopted():
             told = {promise.dev: promise for promise in read_promises(self._run_dir)} | told
-        promises = tuple(told.values())
-        if promises != self._told:
-            write_promises(self._run_dir, promises)
-            self._told = promises
+            resets.update(read_resets(self._run_dir))
+        now = tuple(told.values()), tuple(sorted(resets))
+        if now != self._told:
+            write_promises(self._run_dir, *now)
+            self._told = now
 
     async def run(self) -> None:
         """For ever: paths and maps come and go under a lease."""
         while True:
             await asyncio.sleep(EVERY_S)
             try:
-                self.tell(self._leases.values())
+                self.tell(self._leases.values(), self._closing)
             except (OSError, ValueError) as error:
                 log.critical("the revoker could not be told what it has to cut: %s", error)
 

@@ -41,9 +41,9 @@ from tools.mutants import (
     pacemaker,
     sanlock,
     silence,
-    uncounted,
     story,
     stress,
+    uncounted,
     vetoes,
     who,
 )

@@ -12,6 +12,47 @@ GUARANTEE = "tests/unit/lost/test_lost_guarantee.py::"
 
 MUTANTS = (
     Mutant(
+        "gone-disk-stays-gone",
+        "A disk that was gone and is back is cut, and not taken for gone.",
+        "enforcer/revoker/disks.py",
+        "        if self.gone:\n            self._open()\n",
+        "        return\n",
+        "tests/unit/revoker/test_revoker.py::test_a_disk_that_was_gone_and_is_back_is_cut_too",
+    ),
+    Mutant(
+        "promise-outlives-its-keeper",
+        "Between two keepers nothing new is promised.",
+        "enforcer/keeper/duties.py",
+        "        self._lifeline.end()\n        promise_nothing(self._run_dir)\n",
+        "        self._lifeline.end()\n",
+        "tests/unit/keeper/test_keeper_lifeline.py::test_a_keeper_that_ends_leaves_the_session_and_no_promise",
+    ),
+    Mutant(
+        "reset-not-told",
+        "What was promised to be reset is in use for the keeper, whatever the gate's tables say.",
+        "enforcer/keeper/lifeline.py",
+        "        if read_resets(self._run_dir):\n            return True\n",
+        "",
+        "tests/unit/keeper/test_keeper_lifeline.py"
+        "::test_what_was_promised_to_be_reset_is_in_use_whatever_the_gate_says",
+    ),
+    Mutant(
+        "reset-told-while-closing",
+        "A node that only gives back is not reset for what it promised.",
+        "enforcer/workflow/promises.py",
+        "if r not in self._closing]",
+        "if True or r]",
+        "tests/unit/workflow/test_promises.py::test_what_may_be_in_use_under_the_promise_of_a_reset_is_told_too",
+    ),
+    Mutant(
+        "reset-forgotten-at-start",
+        "A daemon that has not heard of the store yet takes back no promise of a reset.",
+        "enforcer/workflow/promises.py",
+        "            resets.update(read_resets(self._run_dir))\n",
+        "",
+        "tests/unit/workflow/test_promises.py::test_what_may_be_in_use_under_the_promise_of_a_reset_is_told_too",
+    ),
+    Mutant(
         "cut-of-filesystems-only",
         "After its session, the storage sees no write of a node that promised a cut: not of a raw writer, nor of swap.",
         "enforcer/revoker/cut.py",
@@ -132,7 +173,7 @@ MUTANTS = (
         "promise-not-told",
         "The revoker knows the disks of a lease before the guard lets anything be written under it.",
         "enforcer/workflow/leases.py",
-        "        self._tell(held.lease for held in self._held.values())\n        grips =",
+        "        self._tell([held.lease for held in self._held.values()], closing)\n        grips =",
         "        grips =",
         PROMISES + "test_the_revoker_hears_before_the_guard_does",
     ),

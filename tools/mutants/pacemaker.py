@@ -16,6 +16,14 @@ UNPROVEN = f"{TEST_RULES}::test_as_long_as_fencing_is_not_confirmed_nobody_may_a
 
 MUTANTS = (
     Mutant(
+        "history-is-news",
+        "What a manager tells of fencings when it has just started is old.",
+        CONSENT,
+        "            elif not settled:\n",
+        "            elif False:\n",
+        f"{TEST_CONSENT}::test_the_history_that_a_manager_learns_when_it_starts_is_old",
+    ),
+    Mutant(
         "pacemaker-lost",
         "A node that was lost is not taken for one that was stopped, although it reads neither online nor unclean.",
         RULES,

@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+from enforcer import settings
+from enforcer.cluster.etcd_session import SessionFacts
+from enforcer.cluster.identity import read_session, read_tiers, write_session
+from enforcer.keeper.duties import Keeper
 from enforcer.keeper.lifeline import Lifeline, Sight
 from enforcer.lost.files import DEAD_NS, Beat, Promise, write_beat, write_deadline, write_promises
 from enforcer.model.clock import boot_ns
@@ -29,6 +34,31 @@ def test_cut_is_what_a_living_revoker_has_cut_below_on_every_path(tmp_path: Path
 
 def test_where_no_gate_ever_was_nothing_is_in_use(tmp_path: Path) -> None:
     assert not Sight(tmp_path, tmp_path).in_use()
+
+
+def test_what_was_promised_to_be_reset_is_in_use_whatever_the_gate_says(tmp_path: Path) -> None:
+    """The gate is new, has forgotten it, or another rule unguards it; its use was never counted."""
+    write_promises(tmp_path, (), ("wwn-a",))
+    assert Sight(tmp_path, tmp_path).in_use()
+    write_promises(tmp_path, ())
+    assert not Sight(tmp_path, tmp_path).in_use()
+
+
+def test_a_keeper_that_ends_leaves_the_session_and_no_promise(tmp_path: Path) -> None:
+    """The one after it may have no watchdog."""
+    facts = SessionFacts(1, 2, 20)
+    write_session(tmp_path, facts, tiers=TIERS)
+    places = "".join(f"{key} = '{tmp_path}'\n" for key in ("run_dir", "state_dir", "log_dir", "bpffs"))
+    keeper = Keeper(settings.parse(f"[node]\nname = 'node-1'\n[paths]\n{places}"))
+
+    async def scenario() -> None:
+        running = asyncio.ensure_future(keeper.run())
+        await asyncio.sleep(0.05)
+        keeper._stop.set()
+        await running
+
+    asyncio.run(scenario())
+    assert read_session(tmp_path) == (facts, "") and read_tiers(tmp_path) == Tiers()
 
 
 def test_nothing_is_promised_before_it_is_fed_and_a_last_meal_is_inherited(tmp_path: Path) -> None:

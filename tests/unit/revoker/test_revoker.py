@@ -209,6 +209,15 @@ def test_a_disk_that_is_gone_writes_nothing(machine: Machine) -> None:
     assert not machine.resets
 
 
+def test_a_disk_that_was_gone_and_is_back_is_cut_too(machine: Machine) -> None:
+    machine.promise("sda")
+    machine.deadline(0)
+    machine.turns()
+    machine.disk("sda")
+    machine.turns(0.5)
+    assert (machine.state("sda"), machine.resets) == ("offline", [])
+
+
 def test_what_comes_back_by_itself_or_is_promised_late_is_cut_too(machine: Machine) -> None:
     machine.disk("sda")
     machine.promise("sda")

@@ -166,7 +166,9 @@ def done(key: str, node: str = OTHER.node) -> Fencing:
     return Fencing(node, key, done=True)
 
 
-def fences(node: Node, *looks: tuple[Fencing, ...], held: bool = True) -> list[tuple[str, str, bool]]:
+def fences(
+    node: Node, *looks: tuple[Fencing, ...] | EnforcerError, held: bool = True, settle_s: float = 0.0
+) -> list[tuple[str, str, bool]]:
     """What is recorded when these fencings are seen, one look after the other."""
     view, confirmed = View(), list[tuple[str, str, bool]]()
 
@@ -184,7 +186,9 @@ def fences(node: Node, *looks: tuple[Fencing, ...], held: bool = True) -> list[t
             view.told = look
             await consent.look()
 
-    run(scenario())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SETTLE_S", settle_s)
+        run(scenario())
     return confirmed
 
 
@@ -209,6 +213,12 @@ def test_a_fencing_that_began_after_the_boot_was_known_is_a_fencing_fact(node: N
 )
 def test_any_other_fencing_is_none(node: Node, looks: tuple[tuple[Fencing, ...], ...]) -> None:
     assert fences(node, *looks) == []
+
+
+@pytest.mark.parametrize("before", [(), ((),), ((), (), StoreUnavailable("crm_mon does not answer"))])
+def test_the_history_that_a_manager_learns_when_it_starts_is_old(node: Node, before: tuple[Any, ...]) -> None:
+    """The boot that it is about is stranded, so nothing else would say that it was not this one."""
+    assert fences(node, (), *before, (done("yesterday"),), (done("yesterday"),), settle_s=5.0) == []
 
 
 def looks_at(
@@ -246,7 +256,7 @@ def test_an_old_fencing_that_is_heard_of_late_takes_nothing_from_who_lives(
     looks, tried = looks_at(node, monkeypatch, gone_after_s=60, live_until_s=1000)
 
     async def scenario() -> None:
-        assert not any(await looks(done("yesterday"), 10, 50, 200, 2000))
+        assert not any(await looks(done("yesterday"), 40, 80, 230, 2000))
         assert len(tried) == 3, "it lived for longer than a session lasts: the fencing was not of this boot"
 
     run(scenario())
@@ -259,7 +269,7 @@ def test_a_fencing_is_waited_with_until_its_store_calls_the_node_gone(
     looks, _ = looks_at(node, monkeypatch, gone_after_s=140, live_until_s=150)
 
     async def scenario() -> None:
-        found = await looks(done("now"), 10, 90, 149, 151)
+        found = await looks(done("now"), 40, 90, 149, 151)
         assert found == [frozenset(), frozenset(), frozenset(), frozenset({OTHER.node})]
 
     run(scenario())
@@ -293,7 +303,8 @@ def test_a_holder_that_was_fenced_meanwhile_is_no_longer_waited_for(
     assert both.judge().effect is Effect.PERMIT
 
 
-def test_only_who_is_in_the_way_is_looked_for(node: Node) -> None:
+def test_only_who_is_in_the_way_is_looked_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
     held = HeldLease(node.store.hold(B), Liveness.LIVE)
     view = View()
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab_node import A1, BOTH, DISK, ME, PART, PART2, SECOND, A, B, Node, disk, make_node, multipath, run
+from lab_node import A1, A2, BOTH, DISK, ME, PART, PART2, SECOND, A, B, Node, disk, make_node, multipath, run
 
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.cluster.identity import write_session
 from enforcer.kernel.abi import State
 from enforcer.lost import files
-from enforcer.lost.files import Beat, read_promises
+from enforcer.lost.files import Beat, read_promises, read_resets
 from enforcer.model.clock import boot_ns
 from enforcer.model.guarantee import Tiers
 from enforcer.model.lease import Guarantee, Lease
@@ -64,6 +64,36 @@ def test_the_disks_below_are_told_whatever_lies_on_them(node: Node, promises: Pr
     assert told(tmp_path) == {}
 
 
+def test_what_may_be_in_use_under_the_promise_of_a_reset_is_told_too(
+    node: Node, promises: Promises, tmp_path: Path
+) -> None:
+    both = [leased(A1, Guarantee.WATCHDOG), leased(B, Guarantee.WATCHDOG), leased(A2)]
+    promises.tell(both)
+    assert read_resets(tmp_path) == (str(A1), str(B))
+    adopted = False
+    again = Promises(node.devices, tmp_path, adopted=lambda: adopted, root=node.sysfs)
+    again.tell([])
+    assert read_resets(tmp_path) == (str(A1), str(B)), "what an earlier daemon has told stands until the store has said"
+    adopted = True
+    again.tell(both, closing=[A1])
+    assert read_resets(tmp_path) == (str(B),), "nothing uncounted is left of what is being given back"
+    files.write(tmp_path / files.PROMISED, [])
+    with pytest.raises(ValueError, match="is damaged"):
+        read_resets(tmp_path)
+
+
+def test_a_lease_tells_what_is_closing(node: Node) -> None:
+    told: list[tuple[set[ResourceId], set[ResourceId]]] = []
+
+    async def scenario() -> None:
+        node.leases._tell = lambda leases, closing: told.append(({le.resource for le in leases}, set(closing)))
+        await node.hold(node.there[SECOND])
+        await node.leases.release_unused()
+
+    run(scenario())
+    assert told[0] == ({B}, set()) and ({B}, {B}) in told and told[-1] == (set(), set())
+
+
 def test_a_daemon_that_starts_forgets_no_promise(node: Node, promises: Promises, tmp_path: Path) -> None:
     """Its first word, before it has read the store, must not be that nothing is promised."""
     promises.tell([leased(A1)])
@@ -98,9 +128,9 @@ def test_the_revoker_hears_before_the_guard_does(node: Node, promises: Promises,
 
     states: list[State] = []
 
-    def tell(leases: Iterable[Lease]) -> None:
+    def tell(leases: Iterable[Lease], closing: Iterable[ResourceId]) -> None:
         states.append(node.state(SECOND))
-        promises.tell(leases)
+        promises.tell(leases, closing)
 
     node.store.acquire = acquire
     node.leases._tell = tell
@@ -108,7 +138,7 @@ def test_the_revoker_hears_before_the_guard_does(node: Node, promises: Promises,
     assert states[:1] == [State.FREE] and node.state(SECOND) is State.LIVE
     assert told(tmp_path) == {"sdb": ("sdb",)}
 
-    def cannot(leases: Iterable[Lease]) -> None:
+    def cannot(leases: Iterable[Lease], _closing: Iterable[ResourceId]) -> None:
         list(leases)
         raise OSError(28, "No space left on device")
 
