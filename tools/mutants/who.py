@@ -117,9 +117,27 @@ MUTANTS = (
         "another-etcd",
         "After a restart, another etcd cluster is no store of ours.",
         "enforcer/cluster/same_cluster.py",
-        "        if found and known and found != known:\n",
-        "        if found and self._known and found != known:\n",
+        "        if found and known.id and found != known.id:\n",
+        "        if found and self._known and found != known.id:\n",
         "tests/unit/cluster/test_same_cluster.py::test_another_cluster_is_no_answer_even_after_a_restart",
+    ),
+    Mutant(
+        "etcd-set-back",
+        "An etcd that was made anew or restored is not believed by a process that begins after that.",
+        "enforcer/cluster/same_cluster.py",
+        "(revision if revision < known.revision else 0)",
+        "0",
+        "tests/unit/cluster/test_same_cluster.py"
+        "::test_a_real_etcd_that_was_made_anew_has_the_same_id_and_is_not_believed",
+    ),
+    Mutant(
+        "etcd-caught-up",
+        "Once an etcd was set back, its revision may grow as it likes.",
+        "enforcer/cluster/same_cluster.py",
+        "set_back = now.set_back or (revision",
+        "set_back = (revision",
+        "tests/unit/cluster/test_same_cluster.py"
+        "::test_an_etcd_that_was_set_back_is_believed_no_more_not_even_when_it_has_caught_up",
     ),
     Mutant(
         "leave-at-once",

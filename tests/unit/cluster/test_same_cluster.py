@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from lab_cluster import EtcdServer
 
-from enforcer.cluster.etcd_api import Etcd, get
+from enforcer.cluster.etcd_api import Etcd, get, put
 from enforcer.cluster.etcd_http import EtcdClient
 from enforcer.cluster.same_cluster import FILE, SameCluster
 from enforcer.model.errors import StoreUnavailable
+from tools.lab.etcd import EtcdServer as Members
 
 
 class Answers:
@@ -34,9 +36,17 @@ TXN = {"header": {"cluster_id": "17"}}
 KEEPALIVE = {"result": {"header": {"cluster_id": "17"}, "ID": "1"}}
 
 
-def ask(place: Path, answer: Mapping[str, Any], cluster: str = "san") -> object:
+def ask(place: Path, answer: Mapping[str, Any], cluster: str = "san", path: str = "/kv/txn") -> object:
     """A process that begins, asks once and ends."""
-    return asyncio.run(SameCluster(Answers(answer), place, cluster).call("/kv/txn", {}, budget_s=1))
+
+    async def scenario() -> object:
+        same = SameCluster(Answers(answer), place, cluster)
+        try:
+            return await same.call(path, {}, budget_s=1)
+        finally:
+            await same.close()
+
+    return asyncio.run(scenario())
 
 
 def test_a_real_etcd_is_remembered(tmp_path: Path, etcd: EtcdServer) -> None:
@@ -48,7 +58,7 @@ def test_a_real_etcd_is_remembered(tmp_path: Path, etcd: EtcdServer) -> None:
 
     asyncio.run(scenario())
     (known,) = json.loads((tmp_path / FILE).read_text()).values()
-    assert int(known) > 0 and [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert int(known["id"]) > 0 and known["revision"] == 1 and [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize("first", [TXN, KEEPALIVE])
@@ -69,7 +79,48 @@ def test_an_answer_without_an_id_proves_nothing(tmp_path: Path) -> None:
     assert ask(tmp_path, {"grantedTTL": "3"}) and not (tmp_path / FILE).exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"san": 17}', '{"san": ""}', "\0"])
+def at(revision: int) -> dict[str, Any]:
+    return {"header": {"cluster_id": "17", "revision": str(revision)}}
+
+
+def test_an_etcd_that_was_set_back_is_believed_no_more_not_even_when_it_has_caught_up(tmp_path: Path) -> None:
+    """Restored from a copy: what it knows of leases is old, whatever its revision is later."""
+    for revision in (7, 9, 9):
+        ask(tmp_path, at(revision))
+    ask(tmp_path, {"result": at(3)}, path="/lease/keepalive")  # of a member that lags behind
+    ask(tmp_path, at(3), "another name")
+    for revision in (8, 8, 20):
+        with pytest.raises(StoreUnavailable, match=r"went back in time \(revision 8 after 9\)") as refused:
+            ask(tmp_path, at(revision))
+        assert f"rm {tmp_path / FILE}" in refused.value.hint
+    (tmp_path / FILE).unlink()
+    ask(tmp_path, at(20))
+
+
+def test_a_real_etcd_that_was_made_anew_has_the_same_id_and_is_not_believed(tmp_path: Path) -> None:
+    place = tmp_path / "etcd"
+    place.mkdir()
+    server = Members(place)
+
+    async def scenario() -> None:
+        client = Etcd(SameCluster(EtcdClient([server.url]), tmp_path, "san"))
+        await client.write([], [put("/x", b"held")], budget_s=2)
+        await client.client.close()
+
+    server.start()
+    try:
+        asyncio.run(scenario())
+        asyncio.run(scenario())
+        server.stop()
+        shutil.rmtree(place / server.members[0].name)
+        server.start()
+        with pytest.raises(StoreUnavailable, match="went back in time"):
+            asyncio.run(scenario())
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"san": 17}', '{"san": {"id": "17"}}', "\0"])
 def test_what_is_damaged_denies(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(StoreUnavailable, match="is not known"):
