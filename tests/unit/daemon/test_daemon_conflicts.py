@@ -63,6 +63,7 @@ class Round:
             notice=lambda kind, text: self.notices.append((kind, text)),
             session=None,
             cache=self.cache,
+            scratch=self.cache.parent,
             board=self.wall,
         )
 
