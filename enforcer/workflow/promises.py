@@ -49,6 +49,7 @@ class Promises:
         self._devices, self._run_dir, self._adopted, self._root = devices, run_dir, adopted, root
         self._reserved = reserved
         self._leases: Mapping[ResourceId, Lease] = {}
+        self._warned = False
         self._closing: frozenset[ResourceId] = frozenset()
         self._told: tuple[object, object] | None = None  # None: unknown what an earlier daemon has told
 
@@ -84,10 +85,19 @@ class Promises:
         """For ever: paths and maps come and go under a lease."""
         while True:
             await asyncio.sleep(EVERY_S)
+            self._warn()
             try:
                 self.tell(self._leases.values(), self._closing)
             except (OSError, ValueError) as error:
                 log.critical("the revoker could not be told what it has to cut: %s", error)
+
+    def _warn(self) -> None:
+        """A promise stands in the store until its lease goes; who should keep it may be stopped meanwhile."""
+        cut = any(lease.guarantee is Guarantee.CUT for lease in self._leases.values())
+        trouble = revoker_trouble(self._run_dir) if cut else ""
+        if trouble and not self._warned:
+            log.critical("leases of this node promise a cut, and nobody would make it: %s", trouble)
+        self._warned = bool(trouble)
 
     def _promises(self) -> Iterable[Promise]:
         promised = [r for r, lease in self._leases.items() if lease.guarantee is Guarantee.CUT]

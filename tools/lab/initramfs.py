@@ -60,6 +60,7 @@ for d in $o; do
   $b chmod $($b stat -c %a /r/$d) $u
   $b mount -t overlay -o lowerdir=/r/$d,upperdir=$u,workdir=$w lab /r/$d || $b echo "lab: overlay $d failed"
 done
+$b rm -rf /r/etc/enforcer /r/var/lib/enforcer # what the host's own enforcerd is told and knows
 [ -d /r/usr/lib/modules ] && $b mount -t tmpfs modules /r/usr/lib/modules
 $b mkdir -p /r/usr/lib/modules
 $b ln -s @MODULES@ /r/usr/lib/modules/$V

@@ -88,6 +88,7 @@ class Nodes:
             renew = "{RENEW_S}s"
             [paths]
             run_dir = "{run_dir}"
+            state_dir = "{run_dir}"
             bpffs = "{run_dir}/no-gate"
             """
         keeper = Keeper(settings.parse(text))

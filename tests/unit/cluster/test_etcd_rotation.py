@@ -55,7 +55,7 @@ class NodeOne:
     def configure(self, *endpoints: str, **more: str) -> None:
         store = {"kind": "etcd", "cluster": self.cluster, "ttl": "10s", "renew": "200ms", **more}
         lines = [f"{key} = {json.dumps(value)}" for key, value in {**store, "endpoints": endpoints}.items()]
-        paths = f'[paths]\nrun_dir = "{self.where}/run"\nbpffs = "{self.where}/no-gate"\n'
+        paths = f'[paths]\nrun_dir = "{self.where}/run"\nstate_dir = "{self.where}"\nbpffs = "{self.where}/no-gate"\n'
         self.file.write_text('[node]\nname = "node-1"\n[store]\n' + "\n".join(lines) + "\n" + paths)
 
     @contextlib.asynccontextmanager

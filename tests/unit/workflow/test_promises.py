@@ -82,6 +82,20 @@ def test_what_may_be_in_use_under_the_promise_of_a_reset_is_told_too(
         read_resets(tmp_path)
 
 
+def test_who_should_make_the_cut_and_stays_away_is_told_of(
+    promises: Promises, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    promises.tell([leased(A1)])
+    for _ in range(2):
+        promises._warn()
+    assert not caplog.records
+    files.write_beat(tmp_path, Beat(boot_ns() - 2 * files.DEAD_NS, 1))
+    for _ in range(2):
+        promises._warn()
+    (record,) = caplog.records
+    assert record.levelname == "CRITICAL" and "no sign of life" in record.getMessage()
+
+
 def test_a_lease_tells_what_is_closing(node: Node) -> None:
     told: list[tuple[set[ResourceId], set[ResourceId]]] = []
 
