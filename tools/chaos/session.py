@@ -64,6 +64,8 @@ def run(seed: int, steps: int, kernel: str, say: Callable[[str], None]) -> tuple
                 runner.run(planned, evidence.well)
             except (CommandFailed, GuestError) as error:
                 failed = str(error)
+            except KeyboardInterrupt:  # what was done is judged all the same
+                failed = "interrupted"
             held, writes, clock = evidence.read()
     step_s = time.time() - time.monotonic() - offset_s
     if abs(step_s) > report.CLOCK_STEP_S:
