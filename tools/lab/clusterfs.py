@@ -50,6 +50,7 @@ modprobe -a dlm gfs2 || exit 1
 mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
 for x in dlm-control dlm-monitor dlm_plock; do [ -e /dev/misc/$x ] || ln -s ../$x /dev/misc/$x; done
 pidof corosync >/dev/null || corosync || exit 1
+for i in $(seq 240); do corosync-cfgtool -s >/dev/null 2>&1 && break; sleep 0.25; done # dlm_controld does not wait
 pidof dlm_controld >/dev/null || dlm_controld || exit 1
 """
 START_DLM = f"""
