@@ -77,7 +77,6 @@ class Keeper:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
         self._lifeline.end()
-        promise_nothing(self._run_dir)
         for ended in done:
             if ended is not stopping and not ended.cancelled():
                 ended.result()  # raises what ended a duty

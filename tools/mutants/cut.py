@@ -21,11 +21,11 @@ MUTANTS = (
     ),
     Mutant(
         "promise-outlives-its-keeper",
-        "Between two keepers nothing new is promised.",
+        "A keeper that begins promises nothing of the one before it.",
         "enforcer/keeper/duties.py",
-        "        self._lifeline.end()\n        promise_nothing(self._run_dir)\n",
-        "        self._lifeline.end()\n",
-        "tests/unit/keeper/test_keeper_lifeline.py::test_a_keeper_that_ends_leaves_the_session_and_no_promise",
+        "            promise_nothing(self._run_dir)  #",
+        "            _ = promise_nothing  #",
+        "tests/unit/keeper/test_keeper_lifeline.py::test_a_keeper_that_begins_promises_nothing_of_the_one_before",
     ),
     Mutant(
         "reset-not-told",

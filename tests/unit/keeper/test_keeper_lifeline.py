@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from enforcer import settings
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.cluster.identity import read_session, read_tiers, write_session
@@ -44,12 +46,16 @@ def test_what_was_promised_to_be_reset_is_in_use_whatever_the_gate_says(tmp_path
     assert not Sight(tmp_path, tmp_path).in_use()
 
 
-def test_a_keeper_that_ends_leaves_the_session_and_no_promise(tmp_path: Path) -> None:
-    """The one after it may have no watchdog."""
+def test_a_keeper_that_begins_promises_nothing_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one had a watchdog, perhaps; the session goes on."""
+    monkeypatch.setattr(Keeper, "_keep_session", lambda _: asyncio.sleep(60))
     facts = SessionFacts(1, 2, 20)
     write_session(tmp_path, facts, tiers=TIERS)
     places = "".join(f"{key} = '{tmp_path}'\n" for key in ("run_dir", "state_dir", "log_dir", "bpffs"))
-    keeper = Keeper(settings.parse(f"[node]\nname = 'node-1'\n[paths]\n{places}"))
+    store = "[store]\nkind = 'etcd'\nendpoints = ['http://192.0.2.1:2379']\n"
+    keeper = Keeper(settings.parse(f"[node]\nname = 'node-1'\n{store}[paths]\n{places}"))
 
     async def scenario() -> None:
         running = asyncio.ensure_future(keeper.run())
