@@ -23,7 +23,6 @@ from enforcer.model.lease import Holder, NodeRecord, Standing
 from enforcer.model.resource import DevNum, ResourceId
 from enforcer.policy.rules import Policy
 from enforcer.storage import usage
-from enforcer.workflow import claims
 from enforcer.workflow.asks import Asks
 from enforcer.workflow.conflicting import Conflicts
 from enforcer.workflow.consent import Consent
@@ -49,15 +48,13 @@ class Reconciler:
         notice: Callable[[str, str], None],
         session: Callable[[], SessionFacts | None] | None,
         cache: Path,
-        scratch: Path,
         board: Board | None = None,
         consent: Consent | None = None,
     ) -> None:
-        """``cache`` keeps what other nodes see over a restart; ``session`` is None for a store without sessions;
-        ``scratch`` is a directory for device nodes."""
+        """``cache`` keeps what other nodes see over a restart; ``session`` is None for a store without sessions."""
         self._store, self._devices, self._leases, self._asks, self._me = store, devices, leases, asks, me
         self._policy, self._notice, self._session, self._cache = policy, notice, session, cache
-        self._consent, self._scratch, self._looked = consent, scratch, False
+        self._consent = consent
         self._published: tuple[object, ...] | None = None
         self._adopted = False
         self._scan, self._to_remember = True, False
@@ -136,10 +133,6 @@ class Reconciler:
         for dev, used in found.items():
             sentence = await asyncio.to_thread(self._devices.use_of, dev, used)
             self._devices.note_use(dev, sentence)  # counted or not: behind one that is, another may not be
-        if not self._looked:
-            self._looked = True
-            for dev in await claims.unseen(self._devices, found, self._leases.busy, self._scratch):
-                self._devices.note_use(dev, claims.CLAIMED)
 
     async def _cover_uses(self) -> None:
         """Every guarded device that is in use needs its lease, whenever it came to be guarded."""

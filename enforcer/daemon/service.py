@@ -215,7 +215,6 @@ class Service:
             notice=self.recorder.notice,
             session=(lambda: read_session(self._run_dir)[0]) if deadline else None,
             cache=self._state_dir / "seen.json",
-            scratch=self._run_dir,
             board=make_board(self._settings, self._holder, self._access),
             consent=consent,
         )

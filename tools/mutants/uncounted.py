@@ -50,14 +50,6 @@ MUTANTS = (
         COUNTED + "test_a_grant_whose_ask_was_cancelled_is_not_given_back_while_something_claims_its_device",
     ),
     Mutant(
-        "claims-unseen",
-        "What only a claim tells of is leased when the daemon starts.",
-        "enforcer/daemon/reconcile.py",
-        "        if not self._looked:\n",
-        "        if False:\n",
-        "tests/unit/daemon/test_daemon_reconcile.py::test_a_claim_that_proc_does_not_show_is_leased_and_kept",
-    ),
-    Mutant(
         "way-back-under-a-claim",
         "A cut disk comes back only if nothing claims what lies on it, seen in /proc or not.",
         "enforcer/workflow/wayback.py",

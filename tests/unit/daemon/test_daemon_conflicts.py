@@ -63,7 +63,6 @@ class Round:
             notice=lambda kind, text: self.notices.append((kind, text)),
             session=None,
             cache=self.cache,
-            scratch=self.cache.parent,
             board=self.wall,
         )
 

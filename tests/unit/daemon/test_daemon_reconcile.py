@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_node import A1, A2, DISK, ME, OTHER, PART, PART2, SAN, SECOND, A, B, Node, disk, run
+from lab_node import ME, OTHER, PART, SAN, SECOND, A, B, Node, disk, run
 
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.daemon.reconcile import Reconciler
@@ -47,7 +47,6 @@ class Round:
             notice=lambda kind, text: self.notices.append((kind, text)),
             session=lambda: self.session,
             cache=self.cache,
-            scratch=self.cache.parent,
         )
         return self.made
 
@@ -116,44 +115,6 @@ def test_what_was_in_use_before_is_kept_until_a_scan_finds_nobody(turn: Round) -
         assert turn.node.store.ours() == {}
         await turn.go(3)
         assert turn.node.store.ours() == {} and len(turn.notices) == 1
-
-    run(scenario())
-
-
-@pytest.mark.parametrize(
-    ("claimed", "leased"),
-    [
-        ((SECOND,), {B}),
-        ((PART, DISK), {A1}),  # a whole cannot be claimed beside its part
-        ((DISK, PART, PART2), {A1, A2}),
-    ],
-)
-def test_a_claim_that_proc_does_not_show_is_leased_and_kept(
-    turn: Round, claimed: tuple[DevNum, ...], leased: set[ResourceId]
-) -> None:
-    """A filesystem that was unmounted lazily before the kernel counted, say."""
-
-    async def scenario() -> None:
-        turn.node.claimed.update(dict.fromkeys(claimed, True))
-        await turn.go(3)
-        assert set(turn.node.store.ours()) == leased
-        turn.node.pass_s(20)
-        await turn.node.leases.release_unused()
-        assert set(turn.node.store.ours()) == leased
-        turn.node.claimed.clear()
-        turn.node.pass_s(20)
-        await turn.node.leases.release_unused()
-        await turn.go(2)
-        assert turn.node.store.ours() == {}
-
-    run(scenario())
-
-
-def test_paths_of_a_map_are_not_claimed_by_it(turn: Round) -> None:
-    async def scenario() -> None:
-        turn.node.claimed[SECOND], turn.node.carriers = True, {SECOND}
-        await turn.go(2)
-        assert turn.node.store.ours() == {}
 
     run(scenario())
 
