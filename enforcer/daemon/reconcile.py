@@ -132,7 +132,8 @@ class Reconciler:
                 self._devices.note_use(known.device.dev, "")
         for dev, used in found.items():
             sentence = await asyncio.to_thread(self._devices.use_of, dev, used)
-            self._devices.note_use(dev, sentence)  # counted or not: behind one that is, another may not be
+            if self._leases.uses_of(dev)[0] <= 0:
+                self._devices.note_use(dev, sentence)
 
     async def _cover_uses(self) -> None:
         """Every guarded device that is in use needs its lease, whenever it came to be guarded."""

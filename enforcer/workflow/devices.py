@@ -145,6 +145,7 @@ class Devices:
 
     def forget(self, dev: DevNum) -> None:
         """The device is gone from sysfs. As long as something still has it open, its uses go on to count."""
+        self._adopted.pop(dev, None)
         if not self._in_use(dev):
             self.known.pop(dev, None)
         else:
@@ -157,7 +158,7 @@ class Devices:
 
     def _in_use(self, dev: DevNum) -> bool:
         counts = self._tables.ledger.get(dev.to_kernel())
-        return dev in self._adopted or (counts is not None and (counts.uses > 0 or counts.inflight > 0))
+        return counts is not None and (counts.uses > 0 or counts.inflight > 0)
 
     def seen_by(self, device: Device) -> frozenset[str]:
         """The other nodes that see any LUN of the device."""
@@ -188,7 +189,7 @@ class Devices:
             return
         changed = {r.lun for r in set(grips) | set(self._grips) | elsewhere | self._elsewhere}
         self._grips, self._elsewhere = dict(grips), elsewhere
-        for known in list(self.known.values()):
+        for known in self.known.values():
             if any(r.lun in changed for r in known.device.resources):
                 self._write(known)
 
@@ -210,9 +211,7 @@ class Devices:
             self._adopted[dev] = sentence
         else:
             self._adopted.pop(dev, None)
-        if dev in self._gone:
-            self.forget(dev)
-        elif dev in self.known:
+        if dev in self.known:
             self.classify(dev)
 
     def on_lun(self, lun: str) -> list[Device]:

@@ -172,20 +172,23 @@ class Leases:
         self.wake()
 
     async def adopt(self) -> list[str]:
-        """At start: take up what this boot held before, drop what an earlier one held. What is for the audit log.
+        """At start: take up what this node held before (same boot), drop what an earlier boot held.
 
-        Raises StoreUnavailable, LeaseLost.
+        Returns sentences for the audit log. Raises StoreUnavailable, LeaseLost.
         """
-        old, before = await self._store.forget_old_boots(), set(self._held)
-        told = [f"{lease.resource} was held by an earlier boot of this node and is released" for lease in old]
+        told = [
+            f"{lease.resource} was held by an earlier boot of this node and is released"
+            for lease in await self._store.forget_old_boots()
+        ]
         for lease in await self._store.adopt():
-            if lease.resource not in before:
-                told.append(f"{lease.resource} is re-adopted with token {lease.token}")
+            known = lease.resource in self._held
             self._held.happened(lease.resource, lifecycle.Adopted(lease.token, idle=True), lease)
-        self._publish()  # all at once: a use counts for the narrowest of them
-        for resource in self._held.keys() - before:
-            if not self._idle(resource, self._held[resource]):  # never out of our hands; the rest may not be fresh
-                self._held.happened(resource, lifecycle.Freshened())
+            if not known:
+                self._publish()
+                # what is in use here never was out of our hands; the rest may have been granted and not freshened
+                if not self._idle(lease.resource, self._held[lease.resource]):
+                    self._held.happened(lease.resource, lifecycle.Freshened())
+                told.append(f"{lease.resource} is re-adopted with token {lease.token}")
         self._publish()
         return told
 
@@ -207,10 +210,9 @@ class Leases:
         """The device is in use by something that the kernel's counts do not know."""
         for resource in device.resources:
             held = most_specific(self._held, resource)
-            if held is not None:
+            if held is not None:  # in use all the time, so never out of our hands
                 self._held[held].uncounted, self._held[held].refused = True, False
-            if held == resource:  # in use all the time, so never out of our hands
-                self._held.happened(resource, lifecycle.Freshened())
+                self._held.happened(held, lifecycle.Freshened())
         self._publish()
 
     async def take_in_use(self, device: Device, *, budget_s: float) -> Denied | None:
@@ -301,7 +303,6 @@ class Leases:
             if self._held.get(resource) is not held:
                 return
             devices = self._devices.counted_for(resource)
-            held.uncounted |= any(self._devices.known[dev].device.in_use for dev in devices)
             if held.uncounted and not await self._counted_again(held, devices):
                 return
             left_over = self._uses.in_flight(devices)
@@ -312,7 +313,6 @@ class Leases:
             if Action.LOOK not in self._held.happened(resource, lifecycle.Unused()):
                 return
             self._publish()
-            devices = self._devices.counted_for(resource)  # a grant whose ask was cancelled was not published before
             looked = released = False
             try:
                 if left_over and await self._uses.unopened(left_over):  # once more: nothing new passes now

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 from enforcer.cluster.identity import read_session
@@ -77,16 +76,7 @@ class WayBack:
             return False
         found = await asyncio.to_thread(usage.scan)
         used = [(device.dev, found[device.dev]) for device in over if device.dev in found]
-        if any([await asyncio.to_thread(self._devices.use_of, dev, use) for dev, use in used]):
-            return False
-        claimed = partial(usage.probe_exclusive, scratch=self._run_dir)  # by what /proc does not show
-        return not any(
-            [
-                await asyncio.to_thread(claimed, each.dev)
-                and not await asyncio.to_thread(self._devices.carries, each.dev)
-                for each in over
-            ]
-        )
+        return not any([await asyncio.to_thread(self._devices.use_of, dev, use) for dev, use in used])
 
     def _over(self, name: str) -> list[Device]:
         disk = next((k.device for k in self._devices.known.values() if k.device.name == name), None)

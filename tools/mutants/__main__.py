@@ -63,7 +63,6 @@ TABLES = (
     pacemaker,
     sanlock,
     silence,
-    uncounted,
     vetoes,
     who,
 )

@@ -119,25 +119,6 @@ def test_what_was_in_use_before_is_kept_until_a_scan_finds_nobody(turn: Round) -
     run(scenario())
 
 
-def test_behind_a_use_that_is_counted_another_one_is_found(turn: Round) -> None:
-    """Two had it open when the only look was taken, one since before the kernel counted."""
-
-    async def scenario() -> None:
-        turn.node.count(SECOND, uses=1)
-        turn.node.used[SECOND] = MOUNTED
-        await turn.go(2)
-        turn.node.count(SECOND, uses=0)
-        for _ in range(3):
-            await turn.node.leases.release_unused()
-            turn.node.pass_s(20)
-        assert turn.node.store.ours()
-        turn.node.used.clear()
-        await turn.node.leases.release_unused()
-        assert turn.node.store.ours() == {}
-
-    run(scenario())
-
-
 def test_an_adopted_lease_is_kept_for_a_use_that_nobody_counted(turn: Round) -> None:
     async def scenario() -> None:
         turn.node.store.hold(B, ME)

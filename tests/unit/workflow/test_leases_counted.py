@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from enforcer.kernel.abi import State
 from enforcer.model.lease import Denied
 from enforcer.model.resource import DevNum, ResourceId
 from enforcer.storage import usage
-from enforcer.storage.usage import Usage, Writer
+from enforcer.storage.usage import Usage
 
 
 def test_a_leaked_count_is_written_off(node: Node) -> None:
@@ -143,47 +141,6 @@ def test_what_is_in_use_keeps_a_lease_that_was_refused_after_the_grant(node: Nod
             assert await node.leases.take_in_use(in_use, budget_s=1) is not None
             await node.leases.release_unused()
             assert node.store.ours() and node.state(SECOND) is State.FREE
-
-    run(scenario())
-
-
-def test_who_writes_uncounted_keeps_a_lease_that_was_refused_or_is_just_taken_up(node: Node) -> None:
-    """Without O_EXCL nothing claims the device: what a look at the machine has found is all that tells of it."""
-
-    async def scenario() -> None:
-        node.used[SECOND] = Usage(writers=[Writer(1, "qemu")])
-        node.devices.note_use(SECOND, "open in qemu")
-        node.undroppable[SECOND] = TimeoutError()
-        assert await node.leases.take_in_use(node.devices.known[SECOND].device, budget_s=1) is not None
-        node.undroppable.clear()
-        await node.leases.release_unused()
-        assert node.store.ours()
-        node.build()  # the next daemon
-        node.devices.note_use(SECOND, "open in qemu")
-        await node.leases.adopt()
-        await node.leases.release_unused()
-        assert node.store.ours()
-        node.used.clear()
-        node.pass_s(6)
-        await node.leases.release_unused()
-        assert node.store.ours() == {}
-
-    run(scenario())
-
-
-def test_a_grant_whose_ask_was_cancelled_is_not_given_back_while_something_claims_its_device(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario() -> None:
-        monkeypatch.setattr(node.leases._reservations, "take", lambda *_, **__: asyncio.sleep(60))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await node.take(node.there[SECOND])
-        assert node.store.ours()
-        node.claimed[SECOND] = True
-        node.pass_s(60)
-        await node.leases.release_unused()
-        assert node.store.ours()
 
     run(scenario())
 
