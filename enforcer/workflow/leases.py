@@ -313,6 +313,7 @@ class Leases:
             if Action.LOOK not in self._held.happened(resource, lifecycle.Unused()):
                 return
             self._publish()
+            devices = self._devices.counted_for(resource)  # a grant whose ask was cancelled was not published before
             looked = released = False
             try:
                 if left_over and await self._uses.unopened(left_over):  # once more: nothing new passes now

@@ -222,6 +222,15 @@ MUTANTS = (
         "tests/unit/workflow/test_leases_counted.py::test_what_was_in_use_before_promises_no_reservation",
     ),
     Mutant(
+        "cancelled-ask-uncounted",
+        "A grant whose ask was cancelled is not given back while something claims its device.",
+        "enforcer/workflow/leases.py",
+        "            devices = self._devices.counted_for(resource)  # a grant whose",
+        "            _ = self._devices.counted_for(resource)  # a grant whose",
+        "tests/unit/workflow/test_leases_counted.py::"
+        "test_a_grant_whose_ask_was_cancelled_is_not_given_back_while_something_claims_its_device",
+    ),
+    Mutant(
         "refused-use-uncounted",
         "A lease whose use was refused after the grant is not given back while something claims its device.",
         "enforcer/workflow/leases.py",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +143,23 @@ def test_what_is_in_use_keeps_a_lease_that_was_refused_after_the_grant(node: Nod
             assert await node.leases.take_in_use(in_use, budget_s=1) is not None
             await node.leases.release_unused()
             assert node.store.ours() and node.state(SECOND) is State.FREE
+
+    run(scenario())
+
+
+def test_a_grant_whose_ask_was_cancelled_is_not_given_back_while_something_claims_its_device(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(node.leases._reservations, "take", lambda *_, **__: asyncio.sleep(60))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await node.take(node.there[SECOND])
+        assert node.store.ours()
+        node.claimed[SECOND] = True
+        node.pass_s(60)
+        await node.leases.release_unused()
+        assert node.store.ours()
 
     run(scenario())
 
