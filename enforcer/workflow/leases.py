@@ -176,10 +176,8 @@ class Leases:
 
         Returns sentences for the audit log. Raises StoreUnavailable, LeaseLost.
         """
-        told = [
-            f"{lease.resource} was held by an earlier boot of this node and is released"
-            for lease in await self._store.forget_old_boots()
-        ]
+        old = await self._store.forget_old_boots()
+        told = [f"{lease.resource} was held by an earlier boot of this node and is released" for lease in old]
         for lease in await self._store.adopt():
             known = lease.resource in self._held
             self._held.happened(lease.resource, lifecycle.Adopted(lease.token, idle=True), lease)

@@ -43,7 +43,6 @@ from tools.mutants import (
     silence,
     story,
     stress,
-    uncounted,
     vetoes,
     who,
 )
