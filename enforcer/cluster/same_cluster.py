@@ -51,15 +51,15 @@ class SameCluster:
         """``cluster``: our name for it in the settings; another name is another cluster, with an id of its own."""
         self._inner, self._path, self._cluster = inner, state_dir / FILE, cluster
         self._known: Known | None = None
-        self._saved, self._saved_s = Known(), -SAVE_S
+        self._saved, self._saved_s = Known(), -SAVE_S  # what stands in the file
         self._saving: asyncio.Task[None] | None = None
 
     async def call(self, path: str, body: Mapping[str, object], *, budget_s: float, retry: bool = True) -> Json:
         """As EtcdClient.call. Raises StoreUnavailable too if another cluster answers, or one that was set back, or the
         file cannot be read."""
-        known = self._known or self._read().get(
-            self._cluster, Known()
-        )  # before it is sent: answers overtake each other
+        if self._known is None:
+            self._known = self._saved = self._read().get(self._cluster, Known())
+        known = self._known  # before it is sent: answers overtake each other
         answer = await self._inner.call(path, body, budget_s=budget_s, retry=retry)
         found, revision = _header(answer)
         if found and known.id and found != known.id:
@@ -69,7 +69,7 @@ class SameCluster:
             )
         if not path.startswith(LINEARIZABLE):
             revision = known.revision
-        now = self._known or known
+        now = self._known
         set_back = now.set_back or (revision if revision < known.revision else 0)
         await self._remember(replace(now, id=found or now.id, revision=max(now.revision, revision), set_back=set_back))
         if set_back:
@@ -115,7 +115,7 @@ class SameCluster:
             try:
                 await asyncio.to_thread(self._save, now)
             except OSError as error:
-                self._known = before
+                self._known = now if now.set_back else before  # what was set back stays so, written down or not
                 raise self._unreadable(error) from None
         elif self._saving is None and time.monotonic() >= self._saved_s + SAVE_S:
             self._saving = asyncio.create_task(self._save_behind(now))

@@ -117,8 +117,8 @@ MUTANTS = (
         "another-etcd",
         "After a restart, another etcd cluster is no store of ours.",
         "enforcer/cluster/same_cluster.py",
-        "        if found and known.id and found != known.id:\n",
-        "        if found and self._known and found != known.id:\n",
+        "self._read().get(self._cluster, Known())",
+        "Known()",
         "tests/unit/cluster/test_same_cluster.py::test_another_cluster_is_no_answer_even_after_a_restart",
     ),
     Mutant(
@@ -129,6 +129,23 @@ MUTANTS = (
         "0",
         "tests/unit/cluster/test_same_cluster.py"
         "::test_a_real_etcd_that_was_made_anew_has_the_same_id_and_is_not_believed",
+    ),
+    Mutant(
+        "etcd-set-back-unwritten",
+        "An etcd that was set back is not believed later either if that cannot be written down.",
+        "enforcer/cluster/same_cluster.py",
+        "now if now.set_back else before",
+        "before",
+        "tests/unit/cluster/test_same_cluster.py"
+        "::test_what_was_set_back_is_not_believed_later_either_if_that_cannot_be_written_down",
+    ),
+    Mutant(
+        "etcd-known-on-a-full-disk",
+        "A full disk costs no session where the cluster is known already.",
+        "enforcer/cluster/same_cluster.py",
+        "            self._known = self._saved = self._read()",
+        "            self._known = self._read()",
+        "tests/unit/cluster/test_same_cluster.py::test_a_full_disk_takes_nothing_from_a_node_that_knows_its_cluster",
     ),
     Mutant(
         "etcd-caught-up",

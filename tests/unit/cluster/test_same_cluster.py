@@ -127,6 +127,43 @@ def test_what_is_damaged_denies(tmp_path: Path, content: str) -> None:
         ask(tmp_path, TXN)
 
 
+def test_a_full_disk_takes_nothing_from_a_node_that_knows_its_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper starts anew, say: the session must be renewed all the same."""
+    ask(tmp_path, at(7))
+    monkeypatch.setattr(SameCluster, "_save", full)
+    assert believed(tmp_path, at(7)) and believed(tmp_path, at(9))
+
+
+def test_what_was_set_back_is_not_believed_later_either_if_that_cannot_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(tmp_path, at(9))
+    monkeypatch.setattr(SameCluster, "_save", full)
+    answers = Answers(at(8))
+    same = SameCluster(answers, tmp_path, "san")
+
+    async def scenario() -> None:
+        for revision in (8, 20, 21):
+            answers.answer = at(revision)
+            with pytest.raises(StoreUnavailable):
+                await same.call("/kv/txn", {}, budget_s=1)
+
+    asyncio.run(scenario())
+
+
+def believed(place: Path, answer: Mapping[str, Any]) -> bool:
+    try:
+        return ask(place, answer) == answer
+    except StoreUnavailable:
+        return False
+
+
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_what_cannot_be_written_denies(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable, match="is not known"):
