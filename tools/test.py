@@ -59,7 +59,7 @@ def lint(terminal: Terminal, _more: Sequence[str]) -> Counts:
 
 
 def counted(report: bytes) -> Counts:
-    """Those of a JUnit report; an error in a fixture is a failure, and of its own: the test itself may have passed."""
+    """Those of a JUnit report; an error in a fixture is a failure."""
     passed, failed, skipped = 0, list[str](), 0
     for case in ElementTree.fromstring(report).iter("testcase"):
         wrong = [*case.iterfind("failure"), *case.iterfind("error")]

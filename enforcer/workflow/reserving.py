@@ -192,7 +192,7 @@ class Reservations:
             return UNANSWERED
         try:
             async with asyncio.timeout(LOOK_S):
-                await self._at(lun, disks[0].dev, lambda port: port.holder())
+                await self._at(lun, disks[0].dev, _holder)
         except (OSError, TimeoutError) as error:
             return getattr(error, "strerror", None) or str(error) or "no answer"
         return ""

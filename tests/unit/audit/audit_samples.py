@@ -47,7 +47,7 @@ REFUSED = Verdict(
 STRANDED = Verdict(
     Effect.REFUSE, errno.EBUSY, Source.STORE, "held by node-1, which is silent", "san", "", 7, "etcd", 0,
     (held(Liveness.STRANDED),), "", STAGES,
-)  # fmt: skip
+)  # grouped by meaning  # fmt: skip
 GUARD_ONLY = Verdict(
     Effect.REFUSE,
     errno.EPERM,
@@ -76,7 +76,7 @@ _NASTY = (
     "\x1b[2J\x1b[31m", "\x1b]0;title\x07", "\n", "\r", "\0", "\x7f", "\x9b1m", "\u202e", "\u2066", "\u2028",
     "\ufeff", "\udcff", "\ud800", "'", '"', "\\", "[bold red]", "[/]", ":skull:", "{x}", "%s", "\U000e0041",
     "é", "\t", "[link=http://x]", "\u200b",
-)  # fmt: skip
+)  # grouped by meaning  # fmt: skip
 hostile = st.one_of(
     st.text(st.characters(), max_size=40),
     st.lists(st.sampled_from(_NASTY), min_size=1, max_size=12).map("".join),
@@ -94,7 +94,7 @@ def hostile_record(name: str, verdict: Verdict = REFUSED) -> dict[str, object]:
     made = Verdict(
         verdict.effect, verdict.errno, verdict.source, name, name, name, 1, name, 1,
         (HeldLease(lease, Liveness.STRANDED),), name, {name: 5000},
-    )  # fmt: skip
+    )  # grouped by meaning  # fmt: skip
     return build(Origin(name, name), wanted, made, at=AT)
 
 

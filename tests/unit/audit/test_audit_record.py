@@ -19,7 +19,7 @@ KEYS = (
     "schema", "seq", "id", "boot_id", "time", "boot_ns", "node", "kind", "effect", "errno", "reason",
     "rule", "default", "generation", "source", "holder", "token", "store", "caller", "device",
     "source_path", "target", "fstype", "read_only", "latency_us", "remedy", "veto", "prev",
-)  # fmt: skip
+)  # grouped by meaning  # fmt: skip
 
 
 def test_a_record_has_every_key_in_order() -> None:
@@ -106,7 +106,7 @@ def test_a_notice_is_a_record_too() -> None:
     seen = Record.of(notice(ORIGIN, "reload", "generation 8 is in force", {"digest": "a\nb"}))
     assert (seen.kind, seen.reason, seen.effect, seen.raw["digest"]) == (
         "reload", "generation 8 is in force", "", "a\\x0ab",
-    )  # fmt: skip
+    )  # grouped by meaning  # fmt: skip
 
 
 def test_the_sentence_names_the_holder_and_the_time() -> None:

@@ -16,12 +16,12 @@ STATUS = {
     "cluster": {"view": "pacemaker", "quorum": "held", "detail": "pacemaker: quorate (3 of 3 votes)"},
     "kernel": {"programs": 12, "misses": 0, "drops": 0}, "keeper": {"alive": True, "deadline_in_s": 21.4},
     "counters": {"asks": 40, "permits": 37, "refusals": 3, "would_refuse": 0},
-}  # fmt: skip
+}  # grouped by meaning  # fmt: skip
 LEASE = {
     "resource": "wwn-0x5000c500aa/p1", "mode": "EX", "token": 41, "since": "2026-11-22T12:03:00Z",
     "holder": {"node": "node-1", "boot_id": OTHER_BOOT, "session": "s1"}, "guarantee": "none",
     "liveness": "stranded", "facts": {"fstype": "ext4", "target": "/srv/db"},
-}  # fmt: skip
+}  # grouped by meaning  # fmt: skip
 WHO = {
     "leases": [LEASE, {**LEASE, "resource": "wwn-0x5000c500bb", "liveness": "live"}],
     "devices": [
@@ -38,7 +38,7 @@ WHO = {
     ],
     "cluster": STATUS["cluster"],
     "disagreements": ["wwn-0x5000c500aa: the store says node-1, the kernel table of node-2 says live"],
-}  # fmt: skip
+}  # grouped by meaning  # fmt: skip
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> str:

@@ -78,7 +78,7 @@ def test_a_file_that_is_no_log_is_never_an_empty_answer(
     for command in (
         ["audit"], ["audit", "--json"], ["audit", "--since", "2h"], ["audit", "--verify"], ["audit", "-f"],
         ["explain", "E-1a2b3c-17"], ["explain", "last"],
-    ):  # fmt: skip
+    ):  # grouped by meaning  # fmt: skip
         assert main([*command, "--file", str(path)]) == Exit.FAILURE, command
         out, err = capsys.readouterr()
         assert out == "" and f"{path}:1: is no record of enforcerd" in err, command

@@ -73,7 +73,7 @@ def test_no_renderer_lets_a_hostile_name_through(name: str) -> None:
         "store": {"kind": name, "reachable": False, "detail": name, "ttl_s": name},
         "kernel": {"programs": [name], "misses": name, "drops": {name: name}},
         "keeper": {"deadline_in_s": name}, "cluster": who["cluster"],
-    }  # fmt: skip
+    }  # grouped by meaning  # fmt: skip
     things = [
         render.audit_table(rows, 100),
         *(thing for row in rows for thing in render.explanation(words.explain(row), row.effect)),

@@ -30,7 +30,7 @@ LAYERS: dict[str, Any] = {
         },
     },
     "disagreements": ["sdb1: IN USE ON TWO NODES: the store says one thing, and the disk another"],
-}  # fmt: skip
+}  # grouped by meaning  # fmt: skip
 
 
 def test_every_layer_has_its_row() -> None:

@@ -31,7 +31,7 @@ def test_who_status_and_fence_ask_the_daemon(daemon: Daemon, capsys: pytest.Capt
     assert "may be taken over: wwn-0x5000c500aa/p1" in printed(capsys)
     assert daemon.requests[-1] == {
         "schema": 1, "verb": "fence-confirm", "node": "node-1", "boot_id": OTHER_BOOT, "force": True,
-    }  # fmt: skip
+    }  # grouped by meaning  # fmt: skip
 
 
 def test_fence_run_says_what_is_free_now_and_that_the_node_is_left_off(

@@ -24,7 +24,7 @@ CALL = {
     "schema": 1, "kind": "call", "boot_ns": 9, "enter_ns": 5, "tid": 8, "tgid": 8, "uid": 0, "comm": "mount",
     "syscall": "mount", "compat": False, "source": "/dev/sda1", "target": "/mnt", "fstype": "ext4", "flags": 1,
     "needs_device": True, "return": -16, "errno": "EBUSY",
-}  # fmt: skip
+}  # grouped by meaning  # fmt: skip
 END = {"schema": 1, "kind": "end", "boot_ns": 10, "calls": 1, "lost": 0}
 
 

@@ -41,7 +41,7 @@ WORDS = (
     'code="0"', 'state="running"', 'present="true"', 'with_quorum="true"', 'stonith-enabled="true"',
     'maintenance-mode="false"', 'online="true"', 'standby="false"', 'unclean="false"', 'pending="false"',
     'expected_up="true"', 'role="Started"', 'blocked="false"', 'managed="true"', 'failed="false"',
-)  # fmt: skip
+)  # grouped by meaning  # fmt: skip
 PARTS = ("resources>", "nodes>", "summary>", "pacemakerd ", "status ", "current_dc ", "cluster_options ")
 
 

@@ -45,7 +45,7 @@ class Watched:
             "at_ns": 1, "intent": 5, "tid": 8, "tgid": 7, "uid": 1000, "start_ns": 1, "mode": 0, "error": 0,
             "state": 0, "flags": EventFlag(0), "syscall_nr": 165, "mount_ns": 0, "comm": b"mo\x1bunt",
             "fstype": b"ext4",
-        } | more  # fmt: skip
+        } | more  # grouped by meaning  # fmt: skip
         self.reactions.handle(KernelEvent(kind, dev=dev, **event))
 
     def only(self) -> tuple[Intent, Verdict]:

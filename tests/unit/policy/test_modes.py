@@ -48,7 +48,7 @@ def test_a_cluster_filesystem_is_shared(found: ClusterFs, options: dict[bytes, b
         pytest.param("ocfs2", OCFS2, {}, id="without a word of the heartbeat"),
         pytest.param("ocfs2", OCFS2, {b"heartbeat": b"none"}, id="without a heartbeat"),
     ],
-)  # fmt: skip
+)  # grouped by meaning  # fmt: skip
 def test_what_takes_its_locks_away_is_exclusive(
     fstype: str, found: ClusterFs | None, options: dict[bytes, bytes] | None
 ) -> None:

@@ -47,7 +47,7 @@ class TestUnknownFacts:
             mask = Subject(exe=Mask("/usr/bin/mount", negate))
             enforce, off = policy(rule(match=Match(subject=mask))), policy(
                 rule("off", mode=RuleMode.OFF, match=Match(subject=mask)), rule("on")
-            )  # fmt: skip
+            )  # grouped by meaning  # fmt: skip
             assert decide(enforce, intent(dev=device(LUN_A), caller=unknown)).rule == "r"
             assert decide(off, intent(dev=device(LUN_A), caller=unknown)).rule == "on"
 

@@ -33,7 +33,7 @@ MY_ID = 'local {\n system_id = "my id!"\n extra_system_ids = [ "a", "b" ]\n}'
         ('global { \n system_id_source = "machineid"\n}', "", {"0123abcd"}),
         ('system_id_source = "file"\nsystem_id_file = "/etc/lvm/id"', "", {"from-file"}),
     ],
-)  # fmt: skip
+)  # grouped by meaning  # fmt: skip
 def test_which_system_ids_are_ours(tmp_path: Path, lvm_conf: str, lvmlocal: str, ids: set[str]) -> None:
     files = {"etc__lvm__lvm_dot_conf": lvm_conf, "etc__lvm__lvmlocal_dot_conf": lvmlocal}
     tree(tmp_path, **files, **{"etc__machine-id": "0123abcd\n", "etc__lvm__id": "# ours\nfrom-file\n"})

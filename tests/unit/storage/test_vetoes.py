@@ -23,7 +23,7 @@ mark_lists = st.lists(
         st.booleans(),
     ),
     max_size=4,
-)  # fmt: skip
+)  # grouped by meaning  # fmt: skip
 fact_sets = st.builds(
     Facts,
     st.frozensets(names.filter(bool), max_size=1),

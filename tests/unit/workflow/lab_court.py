@@ -65,7 +65,7 @@ def question(op: Op = Op.FILE_OPEN, dev: DevNum | None = SECOND, *, flags: int =
             **empty, **texts, "op": op, "intent": 5, "tid": 4194305, "tgid": 4194305, "uid": 0, "start_ns": 1,
             "asked_ns": boot_ns(), "dev": dev, "syscall_nr": 257, "flags": AskFlag(flags), **more,
         }
-    )  # fmt: skip
+    )  # grouped by meaning  # fmt: skip
 
 
 def mount(dev: DevNum | None = SECOND, op: Op = Op.SB_MOUNT, **more: Any) -> Question:

@@ -80,9 +80,7 @@ class Lab:
 
     def fences(self) -> Fences:
         view = View(lambda: self.quorum)
-        return Fences(
-            self.settings, self.store, view, ME, self.notice, off=self.off, now_ns=lambda: self.now_ns
-        )  # fmt: skip
+        return Fences(self.settings, self.store, view, ME, self.notice, off=self.off, now_ns=lambda: self.now_ns)
 
     def notice(self, kind: str, sentence: str, facts: Mapping[str, object]) -> None:
         self.told.append((kind, sentence))

@@ -68,7 +68,7 @@ def test_what_no_rule_speaks_of_passes_without_the_store(court: Court) -> None:
         pytest.param((ONLY_OTHER,), id="who"),
         pytest.param((FREE_FOR_PROG, SAN), id="off for this caller"),
     ],
-)  # fmt: skip
+)  # grouped by meaning  # fmt: skip
 def test_a_pass_for_a_guarded_device_needs_the_lease(court: Court, rules: tuple[Rule, ...]) -> None:
     court.rules(*rules)
     _, verdict = court.judge(question())

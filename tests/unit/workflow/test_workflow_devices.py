@@ -57,9 +57,7 @@ class Tables:
 def devices(*, deadline: bool = True, run_dir: Path | None = None) -> Devices:
     tables: object = Tables()
     root = Path("/nonexistent")
-    return Devices(
-        tables, "node-1", policy=lambda: POLICY, keep=(), deadline=deadline, root=root, run_dir=run_dir
-    )  # fmt: skip
+    return Devices(tables, "node-1", policy=lambda: POLICY, keep=(), deadline=deadline, root=root, run_dir=run_dir)
 
 
 def known(*names: ResourceId, minor: int = 0, problem: str = "", guarding: Guarding | None = None) -> Known:
