@@ -24,7 +24,8 @@ from tools.lab import kernels
 
 WORKERS = "5"  # these tests mostly wait: for servers that start, fall silent and come back
 AT_A_TIME = 2
-WHY_LENGTH = 300  # of a failure's words at the end; all of them stand above
+AT_THE_END = 3600  # characters for the failures, all together: logs are cut at their beginning; all stands above too
+WHY_LENGTHS = range(300, 40, -20)  # of a failure's words: as many as there is room for
 LINT: dict[str, tuple[str, ...]] = {
     "ruff check": ("-m", "ruff", "check", "--quiet"),
     "ruff format": ("-m", "ruff", "format", "--check", "--quiet"),
@@ -64,7 +65,7 @@ def counted(report: bytes) -> Counts:
     for case in ElementTree.fromstring(report).iter("testcase"):
         wrong = [*case.iterfind("failure"), *case.iterfind("error")]
         left = case.find("skipped") is not None
-        why = " ".join(wrong[0].get("message", "").split())[:WHY_LENGTH] if wrong else ""
+        why = " ".join(wrong[0].get("message", "").split()) if wrong else ""
         failed += [f"{case.get('classname')}::{case.get('name')}: {why}"] if wrong else []
         skipped, passed = skipped + left, passed + (not wrong and not left)
     return passed, tuple(failed), skipped
@@ -145,6 +146,15 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def told(failed: Sequence[str]) -> str:
+    """What failed, a line each, the first ones first; cut so that the first one is in every end of a log."""
+    for length in WHY_LENGTHS:
+        lines = [line if len(line) <= length else line[:length] + "…" for line in failed]
+        if sum(map(len, lines)) <= AT_THE_END:
+            break
+    return "\n\nfailed:\n" + "\n".join(lines) if failed else ""
+
+
 def outcome(name: str, terminal: Terminal, more: Sequence[str]) -> Outcome:
     """Run one suite. Raises Interrupted."""
     terminal.say(f"=== {name}")
@@ -200,8 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     outcomes.sort(key=lambda o: names.index(o.suite))
     failed = [f"{o.suite:<10}  {what}" for o in outcomes for what in o.failed]
-    told = "\n\nfailed:\n" + "\n".join(failed) if failed else ""
-    print(f"\n{table(outcomes)}{told}\n\n{sum(o.passed for o in outcomes)} passed, {len(failed)} failed", flush=True)
+    passed = sum(o.passed for o in outcomes)
+    print(f"\n{table(outcomes)}{told(failed)}\n\n{passed} passed, {len(failed)} failed", flush=True)
     return 1 if failed else 0
 
 

@@ -229,6 +229,7 @@ class PowerSwitch:
     def __init__(self, lab: Lab, path: Path) -> None:
         self.lab, self.broken, self.hold_s, self.asked = lab, False, 0.0, list[str]()
         self._server = socket.socket(socket.AF_UNIX)
+        path.unlink(missing_ok=True)
         self._server.bind(str(path))
         self._server.listen()
         threading.Thread(target=self._serve, daemon=True).start()

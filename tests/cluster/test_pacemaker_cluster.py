@@ -64,7 +64,7 @@ def test_standby(lab: Lab) -> None:
     assert active.ask(lab.device)["reason"] == f"fs_lun7 is active on {where}"
     assert active.ask(NOT_MANAGED)["stance"] == "no objection"
     other.run("crm_resource", "-r", "fs_lun7", "--meta", "-p", "target-role", "-v", "Stopped")
-    wait_for("the resource to stop", lambda: not lab.active())
+    wait_for("the resource to stop", lambda: lab.instance(active)[0] == "Stopped")
     assert "in standby" in str(active.ask(lab.device)["reason"])
     active.run("crm_standby", "-D", "-N", active.name)
     other.run("crm_resource", "-r", "fs_lun7", "--meta", "-d", "target-role")

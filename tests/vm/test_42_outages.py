@@ -15,6 +15,7 @@ from tools.lab.vm import Node, Spawned
 
 pytestmark = pytest.mark.full
 LIVE = "/run/live"
+PATIENCE_S = 20.0  # for one write of a busy machine; the daemon is away for three times as long
 PID = "$(cat /run/enforcer/enforcerd.lock)"
 WRITER = f"""exec python3 -c '
 import os, time
@@ -25,7 +26,9 @@ while True:
         f.write(b"x" * 4096)
         os.fsync(f.fileno())
     worst = max(worst, time.monotonic() - began)
-    open("/run/writer", "w").write(f"%.3f" % worst)
+    with open("/run/writer.new", "w") as f:
+        f.write(f"%.3f" % worst)
+    os.rename("/run/writer.new", "/run/writer")
     time.sleep(0.1)
 '"""
 
@@ -78,7 +81,7 @@ def test_no_mount_is_disturbed_and_the_token_stays(
     for node in cluster.nodes:
         dev, token, writer = mounted[node.name]
         assert writer.wait(0) is None, f"the writer failed: {writer.output()}"
-        assert float(node.get("/run/writer")) < 5.0, "no write waited for the daemon"
+        assert float(node.get("/run/writer")) < PATIENCE_S, "a write waited for the daemon"
         node.run(f"kill -CONT {PID}; kill -9 {PID}; rm -f /run/enforcer/control.sock")
         cluster.start_daemon(node)
         cluster.ready(node)

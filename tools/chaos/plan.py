@@ -71,7 +71,7 @@ FAULTS = (
     Fault("power-off", ends_boot=True),
 )
 TARGETS = 3  # LUNs that steps are about: two raw ones, and the last one with a filesystem
-BOOT_STEPS = 4  # so many steps a node is left alone after its boot has ended
+BOOT_STEPS = 6  # so many steps a node is left alone after its boot has ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from tools.lab.vm import CommandFailed, Node
 
 TTL_S, RENEW_S = 10, 2.0
 CHECK_EVERY = 5  # steps
-HURT_S = 2.0  # how long a fault lasts
+HURT_S = 1.0  # how long a fault lasts
 PATIENCE_S = 20.0  # for a state to come about, and for a store that was just silent
 WWN = 0x5000C50015EA7200
 MORE_DISKS = tuple(SharedDisk(f"chaos{n}", 16 << 20, wwn=WWN + n, serial=f"CHAOS{n}") for n in range(1, 6))

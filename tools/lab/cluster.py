@@ -113,11 +113,7 @@ class Cluster:
         self.lab.__enter__()
         try:
             self._attempt = ways.build(self.lab.workdir)
-            for node in self.nodes:
-                self.furnish(node)
-            for number, node in enumerate(self.nodes, 1):
-                self.ready(node)
-                self.lab.say(f"node {number}: the daemons are ready")
+            self._begin()
         except BaseException:
             self.lab.__exit__(*sys.exc_info())
             raise
@@ -127,6 +123,26 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.lab.__exit__(kind, error, trace)
+
+    def _begin(self) -> None:
+        for node in self.nodes:
+            self.furnish(node)
+        for number, node in enumerate(self.nodes, 1):
+            self.ready(node)
+            self.lab.say(f"node {number}: the daemons are ready")
+
+    def boot_anew(self) -> None:
+        """Power off and on: nothing is left of what was done in the nodes. Raises CommandFailed and LostVM.
+
+        What the boots before held is taken over from them, as after any power failure.
+        """
+        for node in self.nodes:
+            node.kill()
+        for node in self.nodes:
+            node.start(wait=False)
+        for node in self.nodes:
+            node.wait_up()
+        self._begin()
 
     def furnish(self, node: Node) -> None:
         """Give a node that has booted all it needs, and start keeper and daemon; returns at once."""

@@ -92,6 +92,13 @@ def test_what_failed_is_told_at_the_end_and_the_last_line_is_the_whole_outcome(
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed"
 
 
+def test_many_failures_are_told_in_few_words_each() -> None:
+    """The first one is what matters: it must be in the end of the log that somebody is shown."""
+    said = runner.told([f"vm-6.12     tests.vm.test_{n}::test_of_it: {'word ' * 100}" for n in range(50)])
+    assert len(said) < 1.1 * runner.AT_THE_END and all(f"test_{n}::" in said for n in range(50))
+    assert "word " * 40 in runner.told([f"labs        tests.vm.test_89_cut::test_it: {'word ' * 100}"])
+
+
 def test_each_user_has_caches_of_his_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with children.own_caches(tmp_path) as place:
         assert place == tmp_path / f".cache-{os.geteuid()}"
@@ -109,7 +116,7 @@ def test_every_tool_keeps_its_cache_where_it_is_told(tmp_path: Path, monkeypatch
         "from hypothesis import given, strategies as st\n@given(st.integers())\ndef test_a(n): assert n < 1000\n"
     )
     monkeypatch.chdir(project)
-    for tool in (["ruff", "check"], ["mypy", "."], ["pytest", "-q", "-c", "/dev/null", "--rootdir=."]):
+    for tool in (["ruff", "check"], ["mypy", "-c", "1"], ["pytest", "-q", "-c", "/dev/null", "--rootdir=."]):
         subprocess.run([sys.executable, "-m", *tool], env=os.environ | children.caches(place), capture_output=True)
     assert sorted(path.name for path in place.iterdir()) == ["hypothesis", "mypy", "pytest", "ruff"]
     left = {path.name for path in project.iterdir()} - {"__pycache__"}
