@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from enforcer.cluster.pacemaker import PacemakerView
 from enforcer.cluster.view import Site, Stance, Use
+from enforcer.model.errors import StoreUnavailable
 from enforcer.model.resource import DevNum, ResourceId
 
 
@@ -41,7 +43,10 @@ async def main(verb: str, device: str, options: dict[str, str]) -> int:
         began = time.monotonic()
         opinion, quorum = await view.opinion(use), await view.quorum()
         took = round(time.monotonic() - began, 3)
-        say(**asdict(opinion), quorum=quorum, health=(await view.health()).said, took=took)
+        fenced = list[str]()
+        with contextlib.suppress(StoreUnavailable):
+            fenced = [each.node for each in await view.fencings() if each.done]
+        say(**asdict(opinion), quorum=quorum, health=(await view.health()).said, fenced=fenced, took=took)
         if verb == "watch":
             await asyncio.sleep(0.1)
             continue

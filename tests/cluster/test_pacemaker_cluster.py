@@ -106,6 +106,8 @@ def test_the_active_node_is_cut(lab: Lab) -> None:
     assert f"fs_lun7 is active on {active.name}" not in after
     assert in_order(watched[active.name].said(), "active here", "no quorum"), watched[active.name].said()
     assert any(line.get("pushed") is False for line in watched[active.name].lines)
+    confirmed = [line["fenced"] for line in observer.lines if "fenced" in line]
+    assert {*confirmed[-1]} - {*confirmed[0]} == {active.name}, "confirmed by Pacemaker, so its leases can go"
     assert {line["stance"] for line in observer.lines if "stance" in line} == {"objects"}
     assert {line["stance"] for line in watched[active.name].lines if "stance" in line} == {"objects"}
     for watch in watches:

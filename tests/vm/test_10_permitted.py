@@ -68,6 +68,17 @@ def test_a_free_filesystem_mounts_at_the_first_try(story: Story, two: Node, way:
     _works_and_gives_back(story, two, way, story.part(two))
 
 
+@pytest.mark.parametrize("fstype", ["ext4", "xfs"])
+@pytest.mark.parametrize("api", ["mount", "fsconfig"])
+@pytest.mark.parametrize("option", ["", "ro"])
+def test_each_api_mounts_a_free_filesystem(
+    story: Story, two: Node, cluster: Cluster, fstype: str, api: str, option: str
+) -> None:
+    dev = two.device(cluster.xfs) if fstype == "xfs" else story.part(two)
+    command = f"/run/attempt {api} {{dev}} {{dir}} {fstype} {option}"
+    _works_and_gives_back(story, two, Way(api, command, "umount {dir}", "attempt", "mount"), dev)
+
+
 @pytest.mark.parametrize("way", ways.RAW, ids=lambda way: way.name)
 def test_a_free_device_can_be_written_and_stacked(story: Story, two: Node, way: Way) -> None:
     _works_and_gives_back(story, two, way, story.part(two))

@@ -11,6 +11,7 @@ from tools.lab import ways
 from tools.lab.cluster import Cluster
 from tools.lab.story import Story
 from tools.lab.vm import Node
+from tools.lab.ways import Way
 
 
 @pytest.fixture
@@ -30,9 +31,10 @@ def test_the_rules_errno_reaches_the_caller_through_both_apis(held: str, two: No
     assert "errno 1 " in outcome.out, outcome
 
 
-def test_the_refused_caller_reads_one_line_on_its_terminal(held: str, two: Node, cluster: Cluster) -> None:
+@pytest.mark.parametrize("way", ways.MOUNTS[:3], ids=lambda way: way.name)
+def test_the_refused_caller_reads_one_line_on_its_terminal(held: str, two: Node, cluster: Cluster, way: Way) -> None:
     before = cluster.now_ns(two)
-    outcome = two.run(f"script -qec 'mount -t ext4 {held} {ways.MOUNT_POINT}' /dev/null </dev/null")
+    outcome = two.run(f"script -qec '{way.started(held)}' /dev/null </dev/null")
     record = cluster.new_records(two, before)[0]
     lines = [line for line in outcome.out.splitlines() if line.startswith("enforcer: ")]
     assert len(lines) == 1, outcome

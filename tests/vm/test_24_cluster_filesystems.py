@@ -180,6 +180,7 @@ def test_two_nodes_have_an_ocfs2_at_once(ocfs2: None, story: Story, cluster: Clu
         ways.RAW[0],
     ):
         story.refused(two, way, story.part(two), "node-1", "ocfs2")
+    story.refused(two, ways.MOUNTS[1], story.part(two), "node-1", "ext4")
     assert not cluster.disk.writes_of(two, since=mark)
     story.works(two, _mount(story, two, "ocfs2"))
     story.works(one, f"echo from node-1 > {ways.MOUNT_POINT}/f")

@@ -107,6 +107,7 @@ def test_a_takeover_after_a_clean_release_takes_less_than_a_second(
 def test_thirty_two_waiters_are_answered_within_two_seconds_of_the_daemons_death(
     held: str, two: Node, cluster: Cluster
 ) -> None:
+    before = cluster.now_ns(two)
     states, wchans, ends, seconds = two.py(CROWD, 90, dev=held)
     cluster.start_daemon(two)
     cluster.ready(two)
@@ -114,3 +115,5 @@ def test_thirty_two_waiters_are_answered_within_two_seconds_of_the_daemons_death
     assert "D" not in states, "a waiter must not be uninterruptible"
     assert ends == [1] * 32, "each must be refused with EBUSY"
     assert seconds < 2.0
+    records = cluster.new_records(two, before, least=32, timeout_s=20)
+    assert [r["source"] for r in records] == ["fail-mode"] * 32, records

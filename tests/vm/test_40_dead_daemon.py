@@ -6,12 +6,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from enforcer.model.errors import Exit
 from tools.lab import ways
 from tools.lab.cluster import CHECKOUT, Cluster
-from tools.lab.ends import DAEMON_KILLED
+from tools.lab.ends import DAEMON_KILLED, KEEPER_KILLED
 from tools.lab.story import Story
 from tools.lab.vm import Node
 
@@ -93,6 +95,45 @@ def test_every_umount_works_without_the_daemon(story: Story, two: Node, cluster:
     cluster.start_daemon(two)
     cluster.ready(two)
     cluster.wait_free(two, story.part(two))
+
+
+@pytest.fixture
+def stopped(story: Story, two: Node, cluster: Cluster) -> Iterator[Node]:
+    """node-2 without its daemon and its keeper; both run again afterwards."""
+    story.works(two, KEEPER_KILLED)
+    story.works(two, DAEMON_KILLED)
+    yield two
+    story.works(two, DAEMON_KILLED + "; true")
+    cluster.start(two)
+    cluster.ready(two)
+
+
+def test_a_policy_with_a_mistake_keeps_the_daemon_from_starting_and_the_gate_shut(
+    stopped: Node, cluster: Cluster
+) -> None:
+    stopped.put("/run/policy.d/20-more.toml", '[[rule]]\nid = "more"\nmode = "enforced"\non = ["mount"]\n')
+    outcome = stopped.run("bash /run/start-enforcerd; rc=$?; tail -n 5 /run/enforcerd.log; exit $rc")
+    stopped.run("rm /run/policy.d/20-more.toml")
+    assert outcome.rc == Exit.NOT_CONFIGURED, outcome
+    assert "enforcerd: /run/policy.d/20-more.toml:3: " in outcome.out and "Traceback" not in outcome.out, outcome
+    assert stopped.run(f"/run/attempt open {stopped.device(cluster.xfs)}").rc == 1
+
+
+def test_a_daemon_that_starts_without_its_store_says_so_and_refuses(stopped: Node, cluster: Cluster) -> None:
+    stopped.link(False)
+    try:
+        cluster.start(stopped)
+        end, status = time.monotonic() + 60, dict[str, Any]()
+        while not (status.get("enforcing") and status["store"]["detail"]):
+            assert time.monotonic() < end, (status, stopped.run("tail -n 20 /run/enforcerd.log").out)
+            status = cluster.ask(stopped, "status")
+        assert not status["store"]["reachable"], status
+        before = cluster.now_ns(stopped)
+        assert stopped.run(f"/run/attempt open {stopped.device(cluster.xfs)}").rc == 1
+        (record,) = cluster.new_records(stopped, before)
+        assert record["effect"] == "refuse" and "store" in record["reason"] and record["remedy"], record
+    finally:
+        stopped.link(True)
 
 
 def test_what_is_in_use_when_enforcement_begins_is_leased(story: Story, one: Node, two: Node, cluster: Cluster) -> None:

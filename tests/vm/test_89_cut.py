@@ -163,6 +163,7 @@ def test_who_loses_the_store_writes_nothing_after_its_session(
     story.works(one, ONLY_OVERLAY)  # what it has written last is in memory still
     story.works(one, HIDDEN.format(where="/run/lower", dev=lower) + " && test -e /run/over/late/security")
 
+    loaded = [disk.mark() for disk in disks]
     one.link(False)
     cut = time.monotonic()
     while "/enforcer/lab/node/node-1" in etcd.records("/enforcer/lab/node/"):
@@ -170,6 +171,8 @@ def test_who_loses_the_store_writes_nothing_after_its_session(
         time.sleep(0.1)
     ended = [disk.mark() for disk in disks]
     gone_s = time.monotonic() - cut
+    under_load = writes(one, cluster, loaded).keys()
+    assert under_load >= {"ext4", "xfs", "raw", "swap"}, under_load
     mine = {"ext4": two.device(cluster.ext4), "xfs": two.device(cluster.xfs)}
     take = f"/run/attempt mount {mine['ext4']} /run/e ext4"
     story.works(two, f"mkdir -p /run/e /run/x; until {take}; do sleep 0.2; done")
@@ -189,6 +192,7 @@ def test_who_loses_the_store_writes_nothing_after_its_session(
     back = one.spawn("sync; for m in e x over; do umount /run/$m; echo $m $?; done; sync; exit 0")
     assert back.wait(30) == 0, one.run("dmesg | tail -n 40").out
     print(f"sync and umount took {time.monotonic() - began_s:.1f} s: {back.output()!r}")
+    assert {"e 0", "x 0"} <= set(back.output().splitlines()), back.output()
     time.sleep(2)
     states = one.run("cat /sys/block/sd*/device/state; dmesg | grep enforcer-revoker; cat /run/revoker.log").out
     print(states)

@@ -14,6 +14,7 @@ from pathlib import Path
 from tools.lab.vm import Node
 
 MOUNT_POINT = "/run/m"
+EBUSY = "errno 16 "  # attempt.c
 _SOURCES = Path(__file__).parent
 
 
@@ -26,6 +27,7 @@ class Way:
     end: str = "true"
     comm: str = ""  # the program that the record should name
     kind: str = "write-open"
+    says: str = ""  # what the program makes of EBUSY, in any case of letters
 
     @property
     def lasts(self) -> bool:
@@ -43,28 +45,29 @@ class Way:
 
 _UMOUNT = "umount {dir}"
 MOUNTS = (
-    Way("mount(8)", "mount -t {fstype} {dev} {dir}", _UMOUNT, "mount", "mount"),
-    Way("mount(2)", "/run/attempt mount {dev} {dir} {fstype}", _UMOUNT, "attempt", "mount"),
-    Way("fsopen, fsconfig, fsmount", "/run/attempt fsconfig {dev} {dir} {fstype}", _UMOUNT, "attempt", "mount"),
-    Way("mount -o ro", "mount -t {fstype} -o ro {dev} {dir}", _UMOUNT, "mount", "mount"),
-    Way("mount in a new mount namespace", "unshare -m mount -t {fstype} {dev} {dir}", "true", "mount", "mount"),
+    Way("mount(8)", "mount -t {fstype} {dev} {dir}", _UMOUNT, "mount", "mount", "busy"),
+    Way("mount(2)", "/run/attempt mount {dev} {dir} {fstype}", _UMOUNT, "attempt", "mount", EBUSY),
+    Way("fsopen, fsconfig, fsmount", "/run/attempt fsconfig {dev} {dir} {fstype}", _UMOUNT, "attempt", "mount", EBUSY),
+    Way("mount -o ro", "mount -t {fstype} -o ro {dev} {dir}", _UMOUNT, "mount", "mount", "busy"),
+    Way("mount in a new mount namespace", "unshare -m mount -t {fstype} {dev} {dir}", "true", "mount", "mount", "busy"),
 )
 RAW = (
-    Way("dd", "dd if=/dev/zero of={dev} bs=64k count=256 conv=notrunc,fsync", comm="dd"),
-    Way("mkfs", "mkfs.ext4 -qF {dev}", comm="mkfs.ext4"),
-    Way("losetup", "losetup /dev/loop6 {dev}", "losetup -d /dev/loop6", "losetup"),
+    Way("dd", "dd if=/dev/zero of={dev} bs=64k count=256 conv=notrunc,fsync", comm="dd", says="busy"),
+    Way("mkfs", "mkfs.ext4 -qF {dev}", comm="mkfs.ext4", says="in use"),
+    Way("losetup", "losetup /dev/loop6 {dev}", "losetup -d /dev/loop6", "losetup", says="busy"),
     Way(
         "dmsetup",
         'dmsetup create --noudevsync lab --table "0 $(blockdev --getsz {dev}) linear {dev} 0"',
         "dmsetup remove --noudevsync lab",
         "dmsetup",
         "dm-load",
+        "busy",
     ),
 )
-SWAP = Way("swapon", "/run/attempt swapon {dev}", "swapoff {dev}", "attempt", "swap")
+SWAP = Way("swapon", "/run/attempt swapon {dev}", "swapoff {dev}", "attempt", "swap", EBUSY)
 WHOLE_DISK = (
-    Way("dd on the whole disk", "dd if=/dev/zero of={dev} bs=4k count=1 conv=notrunc,fsync", comm="dd"),
-    Way("sfdisk on the whole disk", "echo ',,L' | sfdisk --force {dev}", comm="sfdisk"),
+    Way("dd on the whole disk", "dd if=/dev/zero of={dev} bs=4k count=1 conv=notrunc,fsync", comm="dd", says="busy"),
+    Way("sfdisk on the whole disk", "echo ',,L' | sfdisk --force {dev}", comm="sfdisk", says="busy"),
 )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +20,9 @@ from enforcer.kernel.prerequisites import Prerequisite
 from enforcer.policy import parse
 from tools import bench, children, figures, run
 from tools import test as runner
-from tools.lab import kernels
+from tools.lab import kernels, story
+from tools.lab.story import NotAsTold
+from tools.lab.vm import CommandFailed, LostVM
 
 ROOT = Path(__file__).resolve().parents[3]
 OK = Prerequisite("BTF", True, "there")
@@ -151,6 +155,27 @@ def test_ctrl_c_ends_what_runs_and_begins_nothing_more(tmp_path: Path) -> None:
     for name in "ab":
         assert (tmp_path / f"{name}.told").exists() and not Path(f"/proc/{(tmp_path / name).read_text()}").exists()
     assert (tmp_path / "a.begun").exists() and not (tmp_path / "c.begun").exists()
+
+
+@pytest.mark.parametrize("trouble", [None, NotAsTold("let through"), LostVM("gone"), CommandFailed("returned 32")])
+def test_the_story_has_succeeded_only_if_every_step_was_as_told(
+    trouble: Exception | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = SimpleNamespace(kernel=SimpleNamespace(version="6.12.1"), workdir=tmp_path)
+    stage = SimpleNamespace(lab=lab, nodes=(None, None), disk=None)
+    shown: list[object] = []
+
+    def tell(_self: story.Story) -> None:
+        if trouble is not None:
+            raise trouble
+
+    monkeypatch.setattr(story, "Cluster", lambda *_, **__: contextlib.nullcontext(stage))
+    monkeypatch.setattr(story.Story, "tell", tell)
+    monkeypatch.setattr(story, "show_audit", lambda *given: shown.append(given))
+    assert story.main() == (trouble is not None)
+    told = capsys.readouterr()
+    assert (len(shown), "every step was as told" in told.out) == ((0, False) if trouble else (1, True))
+    assert str(trouble or "") in told.err
 
 
 def test_side_by_side_each_line_names_its_suite(
