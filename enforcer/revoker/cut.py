@@ -192,9 +192,7 @@ class Revoker:
             self._shut_down(first, boot_ns() + int(self._budget_ns * GRACE))
         proven = {disk.name: self._workers.start(partial(self._prove, disk, end_ns)) for disk in disks}
         for done in proven.values():
-            while not done.is_set() and boot_ns() < end_ns:
-                done.wait(TICK_S)
-                self._beat()
+            self._await(done, end_ns)
         if open_ := [name for name, done in proven.items() if not done.is_set()]:
             self.give_up(f"{' '.join(open_)}: not silent within {self._budget_ns / 1e9:g} s")
             return
@@ -228,9 +226,15 @@ class Revoker:
                 ended.put(self._shutdowns.start(partial(filesystems.shut_down, dev, path)))
 
         looked = self._shutdowns.start(each)
-        looked.wait(max(0.0, (end_ns - boot_ns()) / 1e9))
+        self._await(looked, end_ns)
         while not ended.empty():
-            ended.get().wait(max(0.0, (end_ns - boot_ns()) / 1e9))
+            self._await(ended.get(), end_ns)
+
+    def _await(self, done: threading.Event, end_ns: int) -> None:
+        """The keeper ends a revoker that gives no sign of life: not in the middle of a cut."""
+        while not done.is_set() and (left_ns := end_ns - boot_ns()) > 0:
+            done.wait(min(TICK_S, left_ns / 1e9))
+            self._beat()
 
     def _forget_what_is_back(self) -> None:
         """The session lives: what enforcerd has put back is not cut any more."""

@@ -69,6 +69,14 @@ MUTANTS = (
         REVOKER + "test_no_number_of_filesystems_that_hang_keeps_a_disk",
     ),
     Mutant(
+        "cut-silent",
+        "A revoker whose filesystems hang gives signs of life, so nobody ends it in the middle of the cut.",
+        "enforcer/revoker/cut.py",
+        "            done.wait(min(TICK_S, left_ns / 1e9))\n            self._beat()\n",
+        "            done.wait(left_ns / 1e9)\n",
+        "tests/unit/revoker/test_revoker.py::test_it_gives_signs_of_life_while_filesystems_hang",
+    ),
+    Mutant(
         "cut-leaks",
         "A disk that can be opened in part only, which is tried in every turn, leaves no descriptor open.",
         "enforcer/revoker/disks.py",

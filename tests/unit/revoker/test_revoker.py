@@ -148,6 +148,30 @@ def test_filesystems_that_hang_do_not_keep_the_disks(machine: Machine, monkeypat
     assert machine.state("sda") == "offline" and not machine.resets
 
 
+@pytest.mark.parametrize("where", ["reachable", "shut_down"])
+def test_it_gives_signs_of_life_while_filesystems_hang(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The keeper ends a revoker that gives none: it would be ended in the middle of the cut."""
+    machine.disk("sda")
+    machine.promise("sda")
+    machine.deadline(0, budget_s=4.0)
+    beats: set[int] = set()
+
+    def hang(*_: object) -> list[tuple[str, str]]:
+        for _turn in range(5):
+            time.sleep(0.1)
+            beat = files.read_beat(machine.root / "run")
+            beats.update((beat.beat_ns,) if beat else ())
+        return []
+
+    monkeypatch.setattr(cut, "BEAT_NS", 10_000_000)
+    monkeypatch.setattr(filesystems, "reachable", lambda devs, root: [("8:0", "/mnt")])
+    monkeypatch.setattr(filesystems, where, hang)
+    machine.turns()
+    assert len(beats) > 2 and machine.state("sda") == "offline" and not machine.resets
+
+
 def test_no_number_of_filesystems_that_hang_keeps_a_disk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each keeps a thread for good: not one of those that cut and prove."""
     machine.disk("sda")
