@@ -45,7 +45,7 @@ def test_the_refused_caller_reads_one_line_on_its_terminal(held: str, two: Node,
 def test_the_record_explains_itself(held: str, two: Node, cluster: Cluster) -> None:
     before = cluster.now_ns(two)
     two.run(f"mount -t ext4 {held} {ways.MOUNT_POINT}")
-    (record,) = cluster.new_records(two, before)
+    record = cluster.only_record(two, before)
     assert record["rule"] == "other-errno"
     assert record["generation"] == 1
     assert (record["source"], record["store"]) == ("store", "etcd")
@@ -66,7 +66,7 @@ def test_a_lun_that_two_nodes_see_and_no_rule_names_is_refused(two: Node, cluste
     dev = two.device(cluster.forgotten)
     mark, before = cluster.forgotten.mark(), cluster.now_ns(two)
     assert two.run(f"/run/attempt open {dev}").rc == 1
-    (record,) = cluster.new_records(two, before)
+    record = cluster.only_record(two, before)
     assert (record["rule"], record["default"]) == ("", "multi_attached"), record
     assert not cluster.forgotten.writes_of(two, since=mark)
 

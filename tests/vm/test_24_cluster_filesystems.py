@@ -56,7 +56,7 @@ def _mount(story: Story, node: Node, fstype: str) -> str:
 def _refused_by_stack(cluster: Cluster, node: Node, command: str) -> Record:
     before = cluster.now_ns(node)
     assert node.run(command).rc != 0
-    (record,) = cluster.new_records(node, before)
+    record = cluster.only_record(node, before)
     assert (record["source"], record["effect"]) == ("cluster", "refuse"), record
     return record
 

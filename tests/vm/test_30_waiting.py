@@ -69,7 +69,7 @@ def test_a_waiting_mount_ends_within_a_second_of_a_signal(held: str, two: Node, 
     assert state == "S"
     assert ended_by == number
     assert seconds < 1.0
-    (record,) = cluster.new_records(two, before, timeout_s=20)
+    record = cluster.only_record(two, before, timeout_s=20)
     assert record["source"] == "caller-gone", record
 
 

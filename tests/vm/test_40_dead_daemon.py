@@ -130,7 +130,7 @@ def test_a_daemon_that_starts_without_its_store_says_so_and_refuses(stopped: Nod
         assert not status["store"]["reachable"], status
         before = cluster.now_ns(stopped)
         assert stopped.run(f"/run/attempt open {stopped.device(cluster.xfs)}").rc == 1
-        (record,) = cluster.new_records(stopped, before)
+        record = cluster.only_record(stopped, before)
         assert record["effect"] == "refuse" and "store" in record["reason"] and record["remedy"], record
     finally:
         stopped.link(True)

@@ -102,7 +102,7 @@ def test_the_foreign_companion_alone_is_enough(made: Set, story: Story, one: Nod
         before = cluster.now_ns(two)
         outcome = two.run(made.mount.format(**names))
         assert not outcome.ok, outcome
-        (record,) = cluster.new_records(two, before)
+        record = cluster.only_record(two, before)
         assert record["effect"] == "refuse", record
         assert record["holder"]["node"] == "node-1", record
         assert [w for disk in _disks(cluster) for w in disk.writes_of(two, since=marks[disk.name])] == []

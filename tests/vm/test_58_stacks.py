@@ -216,6 +216,6 @@ def test_a_partition_that_is_not_in_the_table_on_the_disk_is_refused(story: Stor
     story.works(two, f"addpart {disk} 7 401408 2048")
     before = cluster.now_ns(two)
     assert two.run(f"/run/attempt open {disk}7").rc == 1
-    (record,) = cluster.new_records(two, before)
+    record = cluster.only_record(two, before)
     assert "partition table" in record["reason"], record
     story.works(two, f"delpart {disk} 7")

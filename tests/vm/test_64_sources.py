@@ -60,7 +60,7 @@ def test_a_source_without_a_device_is_refused_by_its_rule(
     before = cluster.now_ns(two)
     assert f": errno {number} " in _mount_9p(two, api)
     assert not two.run(f"grep -q ' {ways.MOUNT_POINT} ' /proc/mounts").ok
-    (record,) = cluster.new_records(two, before)
+    record = cluster.only_record(two, before)
     assert (record["effect"], record["rule"], record["source"]) == ("refuse", "no-9p", "policy"), record
     assert (record["kind"], record["fstype"], record["source_path"]) == ("mount", "9p", EXPORT), record
     assert record["errno"]["name"] == "EACCES" and record["device"] is None, record
@@ -93,7 +93,7 @@ def _refused_by_the_guard(two: Node, cluster: Cluster, command: str, state: str)
     assert "Operation not permitted" in outcome.err, outcome
     assert two.run(f"cat {NAMESPACE}/enable").out.strip() == "0"
     assert cluster.ext4.writes_of(two, since=mark) == []
-    (record,) = cluster.new_records(two, before)
+    record = cluster.only_record(two, before)
     assert (record["effect"], record["source"], record["errno"]["name"]) == ("refuse", "guard", "EPERM"), record
     assert (record["rule"], record["caller"]["comm"]) == ("other-errno", "bash"), record
     return record

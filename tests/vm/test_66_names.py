@@ -195,7 +195,7 @@ def test_the_refused_callers_terminal_shows_its_line_and_nothing_else(
         """script -qec 'exec "$A" mount "$D" "$T" ext4' /dev/null </dev/null >/run/said""",
         env={key: value.decode("utf-8", "surrogateescape") for key, value in shown.items()},
     )
-    (record,) = cluster.new_records(two, before)
+    record = cluster.only_record(two, before)
     lines = _lines_of_terminal(two.get("/run/said")).splitlines()
     assert len(lines) == 2 and sum(line.startswith(b"enforcer: ") for line in lines) == 1, (said, lines)
     _shows_only_text(_lines_of_terminal(two.get("/run/said")), "terminal")

@@ -228,6 +228,14 @@ except OSError:
                 return found
             time.sleep(0.2)
 
+    def only_record(self, node: Node, since_ns: int, *, timeout_s: float = 5.0) -> dict[str, Any]:
+        """The record of the only thing that was asked since then. Raises CommandFailed with all of them."""
+        found = self.new_records(node, since_ns, timeout_s=timeout_s)
+        if len(found) != 1:
+            told = "\n".join(json.dumps(record) for record in found)
+            raise CommandFailed(f"{node.name}: {len(found)} records since {since_ns} ns, not one:\n{told}")
+        return found[0]
+
     def state_of(self, node: Node, device: str) -> dict[str, Any]:
         """What ``who`` says of one device of a node."""
         name = device.removeprefix("/dev/")
