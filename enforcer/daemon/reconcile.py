@@ -130,8 +130,8 @@ class Reconciler:
         for known in list(self._devices.known.values()):
             if known.device.in_use and known.device.dev not in found:
                 self._devices.note_use(known.device.dev, "")
-        for dev, used in found.items():
-            sentence = await asyncio.to_thread(self._devices.use_of, dev, used)
+        sentences = {dev: await asyncio.to_thread(self._devices.use_of, dev, used) for dev, used in found.items()}
+        for dev, sentence in sentences.items():
             if self._leases.uses_of(dev)[0] <= 0:
                 self._devices.note_use(dev, sentence)
 

@@ -158,7 +158,7 @@ class Devices:
 
     def _in_use(self, dev: DevNum) -> bool:
         counts = self._tables.ledger.get(dev.to_kernel())
-        return counts is not None and (counts.uses > 0 or counts.inflight > 0)
+        return dev in self._adopted or (counts is not None and (counts.uses > 0 or counts.inflight > 0))
 
     def seen_by(self, device: Device) -> frozenset[str]:
         """The other nodes that see any LUN of the device."""
@@ -189,7 +189,7 @@ class Devices:
             return
         changed = {r.lun for r in set(grips) | set(self._grips) | elsewhere | self._elsewhere}
         self._grips, self._elsewhere = dict(grips), elsewhere
-        for known in self.known.values():
+        for known in list(self.known.values()):  # another thread may find a new device
             if any(r.lun in changed for r in known.device.resources):
                 self._write(known)
 
@@ -213,6 +213,10 @@ class Devices:
             self._adopted.pop(dev, None)
         if dev in self.known:
             self.classify(dev)
+
+    def used_uncounted(self, devices: Iterable[DevNum]) -> bool:
+        """True if one of them was in use, uncounted, when the whole machine was last looked at."""
+        return any(self.known[dev].device.in_use for dev in devices)
 
     def on_lun(self, lun: str) -> list[Device]:
         """All devices that lie on a LUN, whole disks first."""

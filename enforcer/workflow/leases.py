@@ -176,17 +176,16 @@ class Leases:
 
         Returns sentences for the audit log. Raises StoreUnavailable, LeaseLost.
         """
-        old = await self._store.forget_old_boots()
+        old, before = await self._store.forget_old_boots(), set(self._held)
         told = [f"{lease.resource} was held by an earlier boot of this node and is released" for lease in old]
         for lease in await self._store.adopt():
-            known = lease.resource in self._held
-            self._held.happened(lease.resource, lifecycle.Adopted(lease.token, idle=True), lease)
-            if not known:
-                self._publish()
-                # what is in use here never was out of our hands; the rest may have been granted and not freshened
-                if not self._idle(lease.resource, self._held[lease.resource]):
-                    self._held.happened(lease.resource, lifecycle.Freshened())
+            if lease.resource not in before:
                 told.append(f"{lease.resource} is re-adopted with token {lease.token}")
+            self._held.happened(lease.resource, lifecycle.Adopted(lease.token, idle=True), lease)
+        self._publish()  # all at once: a use counts for the narrowest of them
+        for resource in self._held.keys() - before:
+            if not self._idle(resource, self._held[resource]):  # never out of our hands; the rest may not be fresh
+                self._held.happened(resource, lifecycle.Freshened())
         self._publish()
         return told
 
@@ -208,9 +207,10 @@ class Leases:
         """The device is in use by something that the kernel's counts do not know."""
         for resource in device.resources:
             held = most_specific(self._held, resource)
-            if held is not None:  # in use all the time, so never out of our hands
+            if held is not None:
                 self._held[held].uncounted, self._held[held].refused = True, False
-                self._held.happened(held, lifecycle.Freshened())
+            if held == resource:  # in use all the time, so never out of our hands
+                self._held.happened(resource, lifecycle.Freshened())
         self._publish()
 
     async def take_in_use(self, device: Device, *, budget_s: float) -> Denied | None:
@@ -301,6 +301,7 @@ class Leases:
             if self._held.get(resource) is not held:
                 return
             devices = self._devices.counted_for(resource)
+            held.uncounted |= self._devices.used_uncounted(devices)
             if held.uncounted and not await self._counted_again(held, devices):
                 return
             left_over = self._uses.in_flight(devices)
@@ -316,8 +317,8 @@ class Leases:
             try:
                 if left_over and await self._uses.unopened(left_over):  # once more: nothing new passes now
                     self._uses.write_off(left_over)
-                wrote = not held.refused
-                sure = self._idle(resource, held) and await self._vacancy.sure(resource, devices, self._held, wrote)
+                sure = self._idle(resource, held) and not self._devices.used_uncounted(devices)
+                sure = sure and await self._vacancy.sure(resource, devices, self._held, wrote=not held.refused)
                 unused = sure and self._idle(resource, held)
                 looked = True
                 if Action.RELEASE not in self._held.happened(resource, lifecycle.Looked(unused)):

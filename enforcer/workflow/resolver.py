@@ -84,6 +84,7 @@ class Question:
             self.fstype,
             self.source,
             self.target,
+            self.options,
         )
 
     def caller(self) -> Caller:
@@ -195,7 +196,8 @@ class Resolver:
             return False
         if known is None or not known.resources:
             return True
-        return luns == {known.resources} and (not self._leases.busy(known.dev) or self._leases.covered(known))
+        used = self._leases.busy(known.dev) or known.in_use
+        return luns == {known.resources} and (not used or self._leases.covered(known))
 
     def _carries(self, table: dmtable.DmTable, kinds: set[str], below: list[Device]) -> bool:
         """True for the table of a multipath map, and for that of a piece of one (by the uuids of their makers)."""

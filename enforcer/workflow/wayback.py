@@ -22,6 +22,7 @@ from enforcer.workflow.devices import Devices
 
 log = logging.getLogger(__name__)
 EVERY_S = 1.0
+CLAIM_S = 5.0
 LEFT_NS = 1_000_000_000  # of the session, or the revoker would cut again what is just set running
 
 
@@ -76,7 +77,15 @@ class WayBack:
             return False
         found = await asyncio.to_thread(usage.scan)
         used = [(device.dev, found[device.dev]) for device in over if device.dev in found]
-        return not any([await asyncio.to_thread(self._devices.use_of, dev, use) for dev, use in used])
+        if any([await asyncio.to_thread(self._devices.use_of, dev, use) for dev, use in used]):
+            return False
+        return not any([await self._claimed(device.dev) for device in over])
+
+    async def _claimed(self, dev: DevNum) -> bool:
+        """By what /proc does not show; what cannot be told is a claim."""
+        async with asyncio.timeout(CLAIM_S):
+            found = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._run_dir)
+            return found is not False and not await asyncio.to_thread(self._devices.carries, dev)
 
     def _over(self, name: str) -> list[Device]:
         disk = next((k.device for k in self._devices.known.values() if k.device.name == name), None)

@@ -43,6 +43,7 @@ from tools.mutants import (
     silence,
     story,
     stress,
+    uncounted,
     vetoes,
     who,
 )
@@ -62,6 +63,7 @@ TABLES = (
     pacemaker,
     sanlock,
     silence,
+    uncounted,
     vetoes,
     who,
 )

@@ -16,7 +16,7 @@ from enforcer.kernel.abi import State
 from enforcer.model.lease import Denied
 from enforcer.model.resource import DevNum, ResourceId
 from enforcer.storage import usage
-from enforcer.storage.usage import Usage
+from enforcer.storage.usage import Usage, Writer
 
 
 def test_a_leaked_count_is_written_off(node: Node) -> None:
@@ -143,6 +143,30 @@ def test_what_is_in_use_keeps_a_lease_that_was_refused_after_the_grant(node: Nod
             assert await node.leases.take_in_use(in_use, budget_s=1) is not None
             await node.leases.release_unused()
             assert node.store.ours() and node.state(SECOND) is State.FREE
+
+    run(scenario())
+
+
+def test_who_writes_uncounted_keeps_a_lease_that_was_refused_or_is_just_taken_up(node: Node) -> None:
+    """Without O_EXCL nothing claims the device: what a look at the machine has found is all that tells of it."""
+
+    async def scenario() -> None:
+        node.used[SECOND] = Usage(writers=[Writer(1, "qemu")])
+        node.devices.note_use(SECOND, "open in qemu")
+        node.undroppable[SECOND] = TimeoutError()
+        assert await node.leases.take_in_use(node.devices.known[SECOND].device, budget_s=1) is not None
+        node.undroppable.clear()
+        await node.leases.release_unused()
+        assert node.store.ours()
+        node.build()  # the next daemon
+        node.devices.note_use(SECOND, "open in qemu")
+        await node.leases.adopt()
+        await node.leases.release_unused()
+        assert node.store.ours()
+        node.used.clear()
+        node.pass_s(6)
+        await node.leases.release_unused()
+        assert node.store.ours() == {}
 
     run(scenario())
 

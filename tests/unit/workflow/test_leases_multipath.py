@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from lab_node import DISK, MAP, PATH2, SECOND, Node, disk, multipath, run
+from lab_node import DISK, MAP, PATH2, SECOND, B, Node, disk, multipath, run
 
 from enforcer.kernel.abi import State
 from enforcer.storage import dmtable
@@ -36,6 +36,27 @@ def test_a_map_in_use_that_loses_its_paths_keeps_the_lease(node: Node, problem: 
     run(scenario())
 
 
+def test_a_map_that_was_in_use_before_keeps_the_lease_without_its_paths(node: Node) -> None:
+    async def scenario() -> None:
+        multipath(node)
+        node.used[MAP] = Usage(mounted_at=["/srv"])
+        node.devices.note_use(MAP, "mounted at /srv")
+        assert await node.leases.take_in_use(node.devices.known[MAP].device, budget_s=1) is None
+        for gone in (SECOND, PATH2):
+            del node.there[gone]
+            node.devices.forget(gone)
+        node.add(disk(MAP, "dm-9", size_bytes=1 << 20))
+        node.pass_s(6)
+        await node.leases.release_unused()
+        assert node.store.ours() and node.devices.known[MAP].device.resources == (B,)
+        node.used.clear()
+        node.pass_s(6)
+        await node.leases.release_unused()
+        assert node.store.ours() == {}
+
+    run(scenario())
+
+
 def test_what_was_mounted_on_a_map_before_enforcement_is_given_back(node: Node) -> None:
     async def scenario() -> None:
         multipath(node)
@@ -55,8 +76,14 @@ def test_what_was_mounted_on_a_map_before_enforcement_is_given_back(node: Node) 
 
 @pytest.mark.parametrize(
     ("path", "uses", "covered", "carrier"),
-    [(PATH2, 0, False, True), (PATH2, 1, True, True), (PATH2, 1, False, False), (DISK, 0, False, False)],
-    ids=["idle", "in use under its lease", "in use without a lease", "another LUN"],
+    [
+        (PATH2, 0, False, True),
+        (PATH2, 1, True, True),
+        (PATH2, 1, False, False),
+        (PATH2, -1, False, False),
+        (DISK, 0, False, False),
+    ],
+    ids=["idle", "in use under its lease", "in use without a lease", "in use uncounted without a lease", "another LUN"],
 )
 def test_what_a_map_may_take_without_a_lease(
     node: Node, monkeypatch: pytest.MonkeyPatch, path: object, uses: int, covered: bool, carrier: bool
@@ -67,7 +94,9 @@ def test_what_a_map_may_take_without_a_lease(
         multipath(node)
         if covered:
             await node.take(node.there[MAP])
-        node.count(MAP, uses=uses)
+        if uses < 0:
+            node.devices.note_use(MAP, "mounted at /srv")
+        node.count(MAP, uses=max(uses, 0))
         resolver = Resolver(node.devices, node.leases, node.tables, node.sysfs)
         table = DmTable("mpatha", "", MAP, ())
         assert resolver._carries(table, {"multipath"}, [node.there[path]]) is carrier

@@ -23,6 +23,7 @@ from enforcer.workflow.wayback import WayBack
         ("nothing", "running"),
         ("a part is open", "offline"),
         ("a use that nobody counted", "offline"),
+        ("a use that /proc does not show", "offline"),
         ("no session", "offline"),
         ("a session that ends", "offline"),
         ("a boot that was taken over", "offline"),
@@ -43,6 +44,8 @@ def test_a_disk_comes_back_when_nothing_uses_it_and_the_session_lives(
             node.count(PART, uses=1)
         case "a use that nobody counted":
             node.used[PART] = Usage(mounted_at=["/lazy"])
+        case "a use that /proc does not show":
+            node.claimed[PART] = True
         case "a session that ends":
             stop_ns = boot_ns() + 500_000_000
         case "not ours":
