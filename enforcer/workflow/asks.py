@@ -110,7 +110,7 @@ class Asks:
         if pending is None:
             return
         pending.unique, pending.left_ns = None, boot_ns()
-        self._start(self._watch_left(pending))
+        self._start(self._watch_left(pending, pending.left_ns))
 
     def pending_on(self, dev: DevNum) -> int:
         """How many callers wait for a verdict about a device: files that are counted, but not open yet."""
@@ -187,16 +187,18 @@ class Asks:
         except Exception:
             log.exception("event %d could not be recorded", pending.intent.id)
 
-    async def _watch_left(self, pending: _Pending) -> None:
-        """Drop the ask once its caller is dead, or runs on without coming back."""
-        while pending.left_ns:
+    async def _watch_left(self, pending: _Pending, left_ns: int) -> None:
+        """Drop the ask once its caller is dead, or runs on without coming back. ``left_ns``: when it left."""
+        stopped_ns = left_ns
+        while True:
             await asyncio.sleep(0.1)
-            if not pending.left_ns:
-                return
-            away_ns = boot_ns() - pending.left_ns
-            dead = not callers.alive(pending.question.tid, pending.began)
-            running = not _stopped(pending.question.tid)
-            if dead or (running and away_ns > ABANDONED_S * 1e9) or away_ns > KEPT_NS:
+            if pending.left_ns != left_ns:
+                return  # it came back
+            now_ns, tid = boot_ns(), pending.question.tid
+            if _stopped(tid):
+                stopped_ns = now_ns
+            abandoned = now_ns - stopped_ns > ABANDONED_S * 1e9 or now_ns - left_ns > KEPT_NS
+            if abandoned or not callers.alive(tid, pending.began):
                 self._forget(pending)
                 return
 

@@ -16,6 +16,14 @@ FIGURES = "tests/vm/test_85_figures.py"
 
 STORAGE_MUTANTS = (
     Mutant(
+        "stopped-time-counts",
+        "A caller that was stopped has the time of any other to come back once it goes on: one ask, one record.",
+        "enforcer/workflow/asks.py",
+        "                stopped_ns = now_ns\n",
+        "                continue\n",
+        "tests/unit/workflow/test_workflow_asks.py::test_a_caller_that_goes_on_has_time_to_come_back",
+    ),
+    Mutant(
         "companion-overlooked",
         "The foreign member, journal or log alone is enough for a refusal.",
         "enforcer/workflow/resolver.py",

@@ -264,6 +264,29 @@ def test_a_stopped_caller_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None
     assert [unique for unique, _ in play(scenario).answers] == [2]
 
 
+def test_a_caller_that_goes_on_has_time_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it was stopped: on a busy machine it may take a while from SIGCONT to the next instruction."""
+    stopped = True
+    monkeypatch.setattr(module, "ABANDONED_S", 0.4)
+    monkeypatch.setattr(module, "_stopped", lambda _tid: stopped)
+
+    async def scenario(kernel: Kernel) -> None:
+        nonlocal stopped
+        kernel.ask(1, intent=3)
+        await turn()
+        kernel.asks_.interrupted(1)
+        await asyncio.sleep(0.6)
+        stopped = False
+        await asyncio.sleep(0.2)
+        assert not kernel.dropped
+        kernel.ask(2)
+        kernel.says(PERMIT)
+        await turn()
+
+    kernel = play(scenario)
+    assert [unique for unique, _ in kernel.answers] == [2] and len(kernel.done) == 1
+
+
 def test_a_dead_caller_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(kernel: Kernel) -> None:
         kernel.ask(1, intent=3)
