@@ -177,6 +177,8 @@ int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 		f->flags |= ENF_FRAME_ASKED;
 		return 0; /* a type that touches no device, and no rule names it; should it open one, the guard is strict */
 	}
+	if (f->refused)
+		return bounded(f->refused); /* the guard has refused one of its devices, and said so */
 	if (take_permit(t, f)) {
 		if (!early_usable(f))
 			return -EBUSY; /* it has opened a device that is not leased; the guard could not refuse it yet */

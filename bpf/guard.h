@@ -122,6 +122,8 @@ int guard_device(struct bpf_cgroup_dev_ctx *ctx)
 	COUNT(guard_refused);
 	if (!q.refused)
 		report_guard(ENF_EV_GUARD_REFUSED, dev, &q, t, f, error, write);
+	if (f && q.early && !q.asked)
+		f->refused = error; /* btrfs would go on without this member, to an ask of its own: the mount is refused */
 	bpf_set_retval(bounded(error));
 	return 0;
 }

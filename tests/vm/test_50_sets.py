@@ -99,13 +99,17 @@ def test_the_foreign_companion_alone_is_enough(made: Set, story: Story, one: Nod
         while cluster.state_of(one, theirs["other"]).get("state") != "live":
             assert time.monotonic() < end, holder.output()
         marks = {disk.name: disk.mark() for disk in _disks(cluster)}
-        before = cluster.now_ns(two)
-        outcome = two.run(made.mount.format(**names))
-        assert not outcome.ok, outcome
-        record = cluster.only_record(two, before)
-        assert record["effect"] == "refuse", record
-        assert record["holder"]["node"] == "node-1", record
-        assert [w for disk in _disks(cluster) for w in disk.writes_of(two, since=marks[disk.name])] == []
+        for _ in ("before this node has heard of it", "afterwards"):
+            before = cluster.now_ns(two)
+            outcome = two.run(made.mount.format(**names))
+            assert not outcome.ok, outcome
+            record = cluster.only_record(two, before)
+            assert record["effect"] == "refuse", record
+            assert record["holder"]["node"] == "node-1", record
+            assert [w for disk in _disks(cluster) for w in disk.writes_of(two, since=marks[disk.name])] == []
+            end = time.monotonic() + 30
+            while cluster.state_of(two, names["other"]).get("state") != "elsewhere":
+                assert time.monotonic() < end, cluster.state_of(two, names["other"])
     finally:
         holder.kill()
         cluster.wait_free(one, theirs["other"])
