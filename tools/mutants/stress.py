@@ -33,6 +33,15 @@ STORAGE_MUTANTS = (
         (f"{SETS}::test_a_free_set_mounts_at_the_first_try_under_one_token[xfs with a log device]",),
     ),
     Mutant(
+        "refused-member-missing",
+        "A member that the guard has refused refuses the mount: one intent, one record.",
+        "bpf/guard.h",
+        "\t\tf->refused = error;",
+        "\t\t;",
+        f"{SETS}::test_the_foreign_companion_alone_is_enough",
+        (f"{SETS}::test_the_foreign_companion_alone_is_enough[btrfs, member named by fsconfig]",),
+    ),
+    Mutant(
         "buffered-write-uncounted",
         "The other node gets the device only after the last byte of a buffered write.",
         "bpf/gate.h",
