@@ -22,7 +22,7 @@ from pathlib import Path
 from tools.children import Children, Terminal
 from tools.lab import kernels
 
-WORKERS = "5"  # these tests mostly wait: for servers that start, fall silent and come back
+WORKERS = "6"  # these tests mostly wait: for servers that start, fall silent and come back
 AT_A_TIME = 2
 AT_THE_END = 3600  # characters for the failures, all together: logs are cut at their beginning; all stands above too
 WHY_LENGTHS = range(300, 40, -20)  # of a failure's words: as many as there is room for
