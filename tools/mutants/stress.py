@@ -115,7 +115,7 @@ OUTAGE_MUTANTS = (
         "signal-drops-the-ask",
         "A waiter that a signal disturbs ends with the verdict: one ask, one record.",
         "enforcer/workflow/asks.py",
-        "        self._start(self._watch_left(pending))\n",
+        "        self._start(self._watch_left(pending, pending.left_ns))\n",
         "        self._forget(pending)\n",
         f"{SIGNALS}::test_a_disturbed_waiter_ends_with_the_verdict",
         (f"{SIGNALS}::test_a_disturbed_waiter_ends_with_the_verdict[SIGURG]",),
