@@ -149,8 +149,8 @@ int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 	struct enf_config *c;
 	struct fs_context *fc;
 	struct enf_ask *a;
+	bool has_dev, permitted;
 	int error, answer;
-	bool has_dev;
 	__u32 how;
 	long n;
 
@@ -177,9 +177,10 @@ int BPF_PROG(gate_sb_alloc, struct super_block *sb, int ret)
 		f->flags |= ENF_FRAME_ASKED;
 		return 0; /* a type that touches no device, and no rule names it; should it open one, the guard is strict */
 	}
+	permitted = take_permit(t, f);
 	if (f->refused)
 		return bounded(f->refused); /* the guard has refused one of its devices, and said so */
-	if (take_permit(t, f)) {
+	if (permitted) {
 		if (!early_usable(f))
 			return -EBUSY; /* it has opened a device that is not leased; the guard could not refuse it yet */
 		return 0; /* sb_mount has asked for this very mount; the guard checks each dev_t */

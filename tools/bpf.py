@@ -8,6 +8,7 @@ stripped and paths are mapped to the source tree's root, so the same sources giv
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -74,12 +75,16 @@ def compile_object(output: Path, root: Path = ROOT) -> None:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="tools/bpf.py", description="Compile bpf/ into one object.")
+    parser.add_argument("output", nargs="?", type=Path, default=OBJECT)
+    parser.add_argument("--check", action="store_true", help="compile, and keep nothing")
+    wanted = parser.parse_args(arguments)
     try:
-        if arguments == ["--check"]:
+        if wanted.check:
             with tempfile.TemporaryDirectory() as place:
                 compile_object(Path(place) / OBJECT.name)
         else:
-            compile_object(Path(arguments[0]).absolute() if arguments else OBJECT)
+            compile_object(wanted.output.absolute())
     except (CompileError, OSError) as error:
         print(f"bpf: {error}", file=sys.stderr)
         return 1

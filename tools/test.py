@@ -25,7 +25,7 @@ from tools.lab import kernels
 WORKERS = "6"  # these tests mostly wait: for servers that start, fall silent and come back
 AT_A_TIME = 2
 AT_THE_END = 3600  # characters for the failures, all together: logs are cut at their beginning; all stands above too
-WHY_LENGTHS = range(300, 40, -20)  # of a failure's words: as many as there is room for
+WHY_LENGTHS = (300, 200, 120, 80, 50, 20)  # of a failure's words: as many as there is room for
 LINT: dict[str, tuple[str, ...]] = {
     "ruff check": ("-m", "ruff", "check", "--quiet"),
     "ruff format": ("-m", "ruff", "format", "--check", "--quiet"),
@@ -148,11 +148,15 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 def told(failed: Sequence[str]) -> str:
     """What failed, a line each, the first ones first; cut so that the first one is in every end of a log."""
+    parts = [line.partition(": ") for line in failed]
     for length in WHY_LENGTHS:
-        lines = [line if len(line) <= length else line[:length] + "…" for line in failed]
+        lines = [name + colon + (why if len(why) <= length else why[:length] + "…") for name, colon, why in parts]
         if sum(map(len, lines)) <= AT_THE_END:
             break
-    return "\n\nfailed:\n" + "\n".join(lines) if failed else ""
+    while sum(map(len, lines)) > AT_THE_END:
+        lines.pop()
+    more = [f"and {len(failed) - len(lines)} more"] if len(lines) < len(failed) else []
+    return "\n\nfailed:\n" + "\n".join(lines + more) if failed else ""
 
 
 def outcome(name: str, terminal: Terminal, more: Sequence[str]) -> Outcome:

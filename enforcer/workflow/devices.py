@@ -216,7 +216,7 @@ class Devices:
 
     def used_uncounted(self, devices: Iterable[DevNum]) -> bool:
         """True if one of them was in use, uncounted, when the whole machine was last looked at."""
-        return any(self.known[dev].device.in_use for dev in devices)
+        return any(dev in self.known and self.known[dev].device.in_use for dev in devices)
 
     def on_lun(self, lun: str) -> list[Device]:
         """All devices that lie on a LUN, whole disks first."""

@@ -176,14 +176,14 @@ class Leases:
 
         Returns sentences for the audit log. Raises StoreUnavailable, LeaseLost.
         """
-        old, before = await self._store.forget_old_boots(), set(self._held)
+        old, ours = await self._store.forget_old_boots(), await self._store.adopt()
         told = [f"{lease.resource} was held by an earlier boot of this node and is released" for lease in old]
-        for lease in await self._store.adopt():
-            if lease.resource not in before:
-                told.append(f"{lease.resource} is re-adopted with token {lease.token}")
+        new = {lease.resource for lease in ours} - self._held.keys()  # somebody may have asked meanwhile
+        told += [f"{each.resource} is re-adopted with token {each.token}" for each in ours if each.resource in new]
+        for lease in ours:
             self._held.happened(lease.resource, lifecycle.Adopted(lease.token, idle=True), lease)
         self._publish()  # all at once: a use counts for the narrowest of them
-        for resource in self._held.keys() - before:
+        for resource in new:
             if not self._idle(resource, self._held[resource]):  # never out of our hands; the rest may not be fresh
                 self._held.happened(resource, lifecycle.Freshened())
         self._publish()

@@ -83,9 +83,12 @@ class WayBack:
 
     async def _claimed(self, dev: DevNum) -> bool:
         """By what /proc does not show; what cannot be told is a claim."""
-        async with asyncio.timeout(CLAIM_S):
-            found = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._run_dir)
-            return found is not False and not await asyncio.to_thread(self._devices.carries, dev)
+        try:
+            async with asyncio.timeout(CLAIM_S):
+                found = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._run_dir)
+                return found is not False and not await asyncio.to_thread(self._devices.carries, dev)
+        except TimeoutError:
+            return True
 
     def _over(self, name: str) -> list[Device]:
         disk = next((k.device for k in self._devices.known.values() if k.device.name == name), None)

@@ -29,7 +29,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     stash = item.session.stash
-    if stash.get(SPOILT, False) and "three_nodes" in getattr(item, "fixturenames", ()):
+    if stash.get(SPOILT, False) and {"three_nodes", "manager"} & set(getattr(item, "fixturenames", ())):
         stash[SPOILT] = False
         stash[THREE].close()
         stash[THREE].__enter__()

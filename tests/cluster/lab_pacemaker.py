@@ -269,7 +269,7 @@ class Lab:
 
     def __enter__(self) -> Lab:
         self.place.mkdir(parents=True, exist_ok=True)
-        self.log = (self.place / "stderr").open("wb")
+        self.log = (self.place / "stderr").open("ab")
         self.power = PowerSwitch(self, self.place / POWER)
         try:
             files = Files(self.place, [node.name for node in self.nodes], self.device, stonith=self.stonith)

@@ -2,7 +2,8 @@
 """One pair of nodes for all cases of one kernel series: ``pytest tests/vm --kernel 6.18``.
 
 The files run in the order of their names, and each leaves the LUNs free for the next; the last one powers a node off.
-A test that failed leaves them as it likes, so the next one gets nodes that were booted anew: one fault, one failure.
+A test that failed leaves them as it likes, so the next one gets nodes that were booted anew: one fault fails no more
+than its file.
 What is marked ``full`` runs on the series 6.12 only.
 """
 

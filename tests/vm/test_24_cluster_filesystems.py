@@ -31,6 +31,7 @@ EXCLUSIVE = (
         UMOUNT,
         "attempt",
         "mount",
+        ways.EBUSY,
     ),
     Way("another table", "mount -t gfs2 -o locktable=mg:other {dev} {dir}", UMOUNT, "mount", "mount"),
     ways.MOUNTS[0],

@@ -230,7 +230,9 @@ except OSError:
 
     def only_record(self, node: Node, since_ns: int, *, timeout_s: float = 5.0) -> dict[str, Any]:
         """The record of the only thing that was asked since then. Raises CommandFailed with all of them."""
-        found = self.new_records(node, since_ns, timeout_s=timeout_s)
+        self.new_records(node, since_ns, timeout_s=timeout_s)
+        time.sleep(0.3)  # another one would come at once
+        found = self.new_records(node, since_ns)
         if len(found) != 1:
             told = "\n".join(json.dumps(record) for record in found)
             raise CommandFailed(f"{node.name}: {len(found)} records since {since_ns} ns, not one:\n{told}")

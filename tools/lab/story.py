@@ -58,7 +58,8 @@ class Story:
                 "holder": (record["holder"] or {}).get("node") == holder,
                 "kind": record["kind"] == way.kind,
                 "one record": way.kind != "mount" or len(found) == 1,
-                "errno of the caller": way.says in (outcome.out + outcome.err).lower(),
+                "errno of the caller": way.comm != "attempt" or outcome.rc == 1,
+                "words of the caller": way.says in (outcome.out + outcome.err).lower(),
             }.items()
             if not fine
         ]

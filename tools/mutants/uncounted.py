@@ -34,6 +34,14 @@ MUTANTS = (
         COUNTED + "test_who_writes_uncounted_keeps_a_lease_that_was_refused_or_is_just_taken_up",
     ),
     Mutant(
+        "adopt-freshens-a-grant",
+        "What is granted while old leases are taken up is read anew before it is used.",
+        "enforcer/workflow/leases.py",
+        "        for resource in new:\n",
+        "        for resource in list(self._held):\n",
+        COUNTED + "test_what_is_granted_while_old_leases_are_taken_up_is_not_called_fresh",
+    ),
+    Mutant(
         "way-back-under-a-claim",
         "A cut disk comes back only if nothing claims what lies on it, seen in /proc or not.",
         "enforcer/workflow/wayback.py",

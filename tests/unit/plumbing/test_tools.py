@@ -99,7 +99,9 @@ def test_what_failed_is_told_at_the_end_and_the_last_line_is_the_whole_outcome(
 def test_many_failures_are_told_in_few_words_each() -> None:
     """The first one is what matters: it must be in the end of the log that somebody is shown."""
     said = runner.told([f"vm-6.12     tests.vm.test_{n}::test_of_it: {'word ' * 100}" for n in range(50)])
-    assert len(said) < 1.1 * runner.AT_THE_END and all(f"test_{n}::" in said for n in range(50))
+    assert len(said) < 1.1 * runner.AT_THE_END and all(f"test_{n}::test_of_it: word" in said for n in range(50))
+    said = runner.told([f"vm-6.12     tests.vm.test_{n}::test_of_it: no" for n in range(900)])
+    assert len(said) < 1.1 * runner.AT_THE_END and "test_0::" in said and "\nand 8" in said
     assert "word " * 40 in runner.told([f"labs        tests.vm.test_89_cut::test_it: {'word ' * 100}"])
 
 

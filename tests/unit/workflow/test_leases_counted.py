@@ -13,7 +13,7 @@ import pytest
 from lab_node import PART, SECOND, B, Node, run
 
 from enforcer.kernel.abi import State
-from enforcer.model.lease import Denied
+from enforcer.model.lease import Denied, Lease
 from enforcer.model.resource import DevNum, ResourceId
 from enforcer.storage import usage
 from enforcer.storage.usage import Usage, Writer
@@ -184,6 +184,29 @@ def test_a_grant_whose_ask_was_cancelled_is_not_given_back_while_something_claim
         node.pass_s(60)
         await node.leases.release_unused()
         assert node.store.ours()
+
+    run(scenario())
+
+
+def test_what_is_granted_while_old_leases_are_taken_up_is_not_called_fresh(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers are served meanwhile; the blocks of what they get may be another node's."""
+    real, asked = node.store.adopt, list[asyncio.Task[object]]()
+
+    async def adopt() -> tuple[Lease, ...]:
+        found = await real()
+        asked.append(asyncio.create_task(node.take(node.there[SECOND])))
+        await asyncio.sleep(0.05)
+        return found
+
+    async def scenario() -> None:
+        monkeypatch.setattr(node.store, "adopt", adopt)
+        monkeypatch.setattr(node.leases._reservations, "take", lambda *_, **__: asyncio.sleep(60))
+        node.count(SECOND, inflight=1)
+        await node.leases.adopt()
+        assert node.store.ours() and node.leases._held[B].stale
+        asked[0].cancel()
 
     run(scenario())
 
