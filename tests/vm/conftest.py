@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.timeout(240))
+        item.add_marker(pytest.mark.timeout(360))
     if config.getoption("--kernel") != "6.12":
         out = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=out)

@@ -72,9 +72,9 @@ def test_who_is_paused_is_taken_over_where_the_storage_refuses_him_and_nowhere_e
     finally:
         one.resume()
 
-    late_write = f"dd if=/dev/zero of={HERE}/f bs=4096 count=1 oflag=direct conv=notrunc"
-    late = one.run(f"{late_write} && exit 9; sync; sync {HERE}/f", 60)
-    assert late.rc not in (0, 9), late
+    # dd itself may succeed, into the cache, for older pages of the file cannot be written
+    late = one.run(f"dd if=/dev/zero of={HERE}/f bs=4096 count=1 oflag=direct conv=notrunc; sync; sync {HERE}/f", 60)
+    assert not late.ok, late
     one.run(f"umount {HERE} || umount -l {HERE}", 60)
     assert two.run(f"sha256sum {iscsi.IMAGE}").out == before, "the storage has taken nothing of node-1"
     cluster.ready(one)

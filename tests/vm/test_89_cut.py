@@ -122,6 +122,7 @@ def third(story: Story, cluster: Cluster, one: Node, two: Node) -> Iterator[str]
     cluster.wait_free(two, two.device(cluster.disk))
 
 
+@pytest.mark.timeout(600)  # six uses on emulated CPUs, and two boots
 def test_who_loses_the_store_writes_nothing_after_its_session(
     third: str,
     promising: Node,
