@@ -69,7 +69,7 @@ def mounted(story: Story, cluster: Cluster) -> Iterator[dict[str, tuple[str, int
         cluster.wait_free(node, dev)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "outages", [(_crash_looping, _dead), (_dead, _stopped)], ids=["crash-looping and dead", "dead and stopped"]
 )

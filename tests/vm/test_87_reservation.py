@@ -37,7 +37,7 @@ def promised(cluster: Cluster) -> dict[str, str]:
     return {key.split("/")[4]: r.value["guarantee"] for key, r in found.items() if key.endswith("/node-1")}
 
 
-@pytest.mark.timeout(400)  # it boots a node twice
+@pytest.mark.timeout(600)  # it boots a node twice
 def test_who_is_paused_is_taken_over_where_the_storage_refuses_him_and_nowhere_else(
     story: Story, cluster: Cluster, names: tuple[str, str], one: Node, two: Node
 ) -> None:

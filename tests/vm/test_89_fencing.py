@@ -74,7 +74,7 @@ def agent(cluster: Cluster, one: Node, two: Node) -> Iterator[None]:
     cluster.ready(one)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_who_writes_on_without_the_store_is_switched_off_and_then_taken_over(
     agent: None, story: Story, cluster: Cluster, one: Node, two: Node
 ) -> None:

@@ -51,7 +51,7 @@ def test_a_daemon_that_ends_gives_back_what_was_just_unmounted(
     cluster.ready(one)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_other_node_mounts_at_once_what_a_powered_off_node_had(
     story: Story, one: Node, two: Node, cluster: Cluster
 ) -> None:
