@@ -12,7 +12,7 @@ from tools.chaos import report, session
 from tools.chaos.__main__ import STEPS
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_nobody_writes_but_the_holder(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
     seed, steps = request.config.getoption("--seed"), request.config.getoption("--steps") or STEPS
     with capsys.disabled():
