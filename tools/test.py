@@ -15,7 +15,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,8 +178,10 @@ def run(names: Sequence[str], more: Sequence[str], done: list[Outcome]) -> None:
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         for stage in stages:
             label = len(stage) > 1
-            begun = [pool.submit(outcome, name, Terminal(children, name if label else ""), more) for name in stage]
+            begun = list[Future[Outcome]]()
             try:
+                for name in stage:
+                    begun.append(pool.submit(outcome, name, Terminal(children, name if label else ""), more))
                 done.extend(future.result() for future in as_completed(begun))
             except BaseException:
                 for future in begun:
