@@ -25,7 +25,7 @@ from tools.lab.disk import SharedDisk
 from tools.lab.vm import CommandFailed, Node
 
 TTL_S, RENEW_S = 10, 2.0
-CHECK_EVERY = 5  # steps
+CHECK_EVERY = 15  # steps
 HURT_S = 1.0  # how long a fault lasts
 PATIENCE_S = 20.0  # for a state to come about, and for a store that was just silent
 WWN = 0x5000C50015EA7200
