@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 DISK_S = 8.0  # a disk that does not answer within this keeps its lease
 
 
+async def claimed(devices: Devices, dev: DevNum, scratch: Path) -> bool:
+    """True if something on this node has claimed the device, or if that cannot be told. Maps that carry it are no use:
+    what uses them is counted by their own numbers."""
+    found = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=scratch)
+    return found is not False and not await asyncio.to_thread(devices.carries, dev)
+
+
 class Vacancy:
     """Looks at devices whose counts say that nothing uses them. Any doubt is a no."""
 
@@ -67,11 +74,7 @@ class Vacancy:
         return True
 
     async def _claimed(self, resource: ResourceId, dev: DevNum, held: list[ResourceId]) -> bool:
-        answer = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._scratch)
-        if answer is False or self._claimed_by_part(dev, resource, held):
-            return False
-        # held by a map or by pieces of one, whose own uses are counted
-        return not await asyncio.to_thread(self._devices.carries, dev)
+        return await claimed(self._devices, dev, self._scratch) and not self._claimed_by_part(dev, resource, held)
 
     def _claimed_by_part(self, dev: DevNum, resource: ResourceId, held: list[ResourceId]) -> bool:
         """A whole cannot be opened exclusively while a part of it is claimed; that part has a lease of its own."""

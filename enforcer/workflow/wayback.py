@@ -19,6 +19,7 @@ from enforcer.model.clock import boot_ns
 from enforcer.model.resource import Device, DevNum
 from enforcer.storage import usage
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.vacancy import claimed
 
 log = logging.getLogger(__name__)
 EVERY_S = 1.0
@@ -40,6 +41,7 @@ class WayBack:
     ) -> None:
         self._devices, self._run_dir, self._busy, self._notice, self._root = devices, run_dir, busy, notice, root
         self._cut: frozenset[str] = frozenset()
+        self._asked: dict[DevNum, asyncio.Task[bool]] = {}
 
     async def run(self) -> None:
         """For ever."""
@@ -82,13 +84,13 @@ class WayBack:
         return not any([await self._claimed(device.dev) for device in over])
 
     async def _claimed(self, dev: DevNum) -> bool:
-        """By what /proc does not show; what cannot be told is a claim."""
-        try:
-            async with asyncio.timeout(CLAIM_S):
-                found = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=self._run_dir)
-                return found is not False and not await asyncio.to_thread(self._devices.carries, dev)
-        except TimeoutError:
+        """By what /proc does not show. One that does not answer keeps a thread, and is asked again only after that."""
+        before = self._asked.get(dev)
+        if before is not None and not before.done():
             return True
+        asked = self._asked[dev] = asyncio.create_task(claimed(self._devices, dev, self._run_dir))
+        await asyncio.wait({asked}, timeout=CLAIM_S)
+        return asked.result() if asked.done() else True
 
     def _over(self, name: str) -> list[Device]:
         disk = next((k.device for k in self._devices.known.values() if k.device.name == name), None)

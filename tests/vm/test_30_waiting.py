@@ -88,10 +88,9 @@ def test_a_mount_that_waits_gets_the_device_when_it_becomes_free(
 def test_a_takeover_after_a_clean_release_takes_less_than_a_second(
     story: Story, one: Node, two: Node, cluster: Cluster, taken: Keep
 ) -> None:
-    """From the end of umount(8) on node-1 to the end of the mount(8) on node-2 that waited for it. An emulated CPU that
-    others want, too, takes its time now and then, so the least of some tries counts."""
-    took_s = list[float]()
-    while len(took_s) < 3 or (min(took_s) >= 1 and len(took_s) < 8):
+    """From the end of umount(8) on node-1 to the end of the mount(8) on node-2 that waited for it."""
+    took_s = []
+    for _ in range(3):
         story.works(one, f"mount -t xfs {one.device(cluster.xfs)} {ways.MOUNT_POINT}")
         waiting = two.spawn(f"exec mount -t xfs {two.device(cluster.xfs)} {ways.MOUNT_POINT}")
         assert waiting.wait(1.5) is None
@@ -101,9 +100,8 @@ def test_a_takeover_after_a_clean_release_takes_less_than_a_second(
         took_s.append(time.monotonic() - began)
         story.works(two, f"umount {ways.MOUNT_POINT}")
         cluster.wait_free(two, two.device(cluster.xfs))
-    source = f"end of umount(8) on node-1 to end of a waiting mount(8), least of {len(took_s)}"
-    taken([takeovers.released(min(took_s), source)])
-    assert min(took_s) < 1, took_s
+    taken([takeovers.released(min(took_s), "end of umount(8) on node-1 to end of a waiting mount(8), least of 3")])
+    assert min(took_s) < 1, took_s  # an emulated CPU that others want, too, may take its time once
 
 
 def test_thirty_two_waiters_are_answered_within_two_seconds_of_the_daemons_death(

@@ -49,4 +49,12 @@ MUTANTS = (
         "        return True\n",
         "tests/unit/workflow/test_wayback.py::test_a_disk_comes_back_when_nothing_uses_it_and_the_session_lives",
     ),
+    Mutant(
+        "way-back-asks-again",
+        "A cut disk that does not answer keeps one thread of the daemon, not one a second.",
+        "enforcer/workflow/wayback.py",
+        "        if before is not None and not before.done():\n            return True\n",
+        "",
+        "tests/unit/workflow/test_wayback.py::test_a_disk_that_does_not_answer_keeps_one_thread_and_no_other_disk",
+    ),
 )

@@ -27,7 +27,7 @@ witnesses = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(steps, st.data())
 def test_whatever_the_order_incompatible_holders_never_hold_together(steps: list, data: st.DataObject) -> None:
     store: dict[tuple[ResourceId, str], Lease] = {}

@@ -67,7 +67,7 @@ def test_same_answer_on_every_input(library: Any) -> None:
     state=st.sampled_from(State),
     words=st.tuples(*[st.booleans()] * len(BOOLEANS)),
 )
-@settings(max_examples=200)
+@settings(max_examples=400)
 def test_same_answer_at_any_time(
     library: Any, now: int, deadline: int, flags: GuardFlag, state: State, words: tuple[bool, ...]
 ) -> None:

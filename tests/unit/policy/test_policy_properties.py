@@ -102,7 +102,7 @@ _facts = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(_policies, _intents, _devices(), _facts)
 def test_what_could_be_refused_is_guarded(some: Policy, asked: Intent, dev: Device, facts: Facts) -> None:
     decision = decide(some, replace(asked, device=dev, dev=dev.dev), facts)
@@ -121,7 +121,7 @@ def test_what_could_be_refused_is_guarded(some: Policy, asked: Intent, dev: Devi
         assert not dev.system
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(_policies, _intents)
 def test_types_that_the_kernel_passes_are_passed_here(some: Policy, asked: Intent) -> None:
     decision = decide(some, replace(asked, kind=UseKind.MOUNT))
@@ -132,7 +132,7 @@ def test_types_that_the_kernel_passes_are_passed_here(some: Policy, asked: Inten
             assert handling is FsHandling.ASK_DENY_DEAD
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(_policies, _intents, _devices(), _facts, st.sampled_from(["target", "fstype", "exe"]))
 def test_hiding_a_fact_makes_nothing_looser(
     some: Policy, asked: Intent, dev: Device, facts: Facts, hidden: str
@@ -145,7 +145,7 @@ def test_hiding_a_fact_makes_nothing_looser(
     assert decide(some, less, facts).strictness >= decide(some, asked, facts).strictness
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.text("ab*?", max_size=4), st.text("ab*?", max_size=4), st.text("ab", max_size=4))
 def test_covers_is_right_when_it_says_yes(wide: str, narrow: str, text: str) -> None:
     if covers(wide, narrow) and Mask(narrow).matches(text):

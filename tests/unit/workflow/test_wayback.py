@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
-from lab_node import PART, SECOND, Node, make_node, run
+from lab_node import DISK, PART, SECOND, Node, make_node, run
 
 from enforcer.cluster.etcd_session import SessionFacts
 from enforcer.cluster.identity import write_session
 from enforcer.lost import files
 from enforcer.lost.files import Beat
 from enforcer.model.clock import boot_ns
+from enforcer.model.resource import DevNum
+from enforcer.storage import usage
 from enforcer.storage.usage import Usage
+from enforcer.workflow import wayback
 from enforcer.workflow.wayback import WayBack
 
 
@@ -66,3 +70,39 @@ def test_a_disk_comes_back_when_nothing_uses_it_and_the_session_lives(
     run(back.once())
     assert (node.sysfs / "sys/block/sda/device/state").read_text().strip() == state
     assert told == (["cut", "cut-over"] if state == "running" else ["cut"])
+
+
+def test_a_disk_that_does_not_answer_keeps_one_thread_and_no_other_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node: Node = make_node(tmp_path, monkeypatch)
+    for name in ("sda", "sdb"):
+        (node.sysfs / f"sys/block/{name}/device").mkdir(parents=True)
+        (node.sysfs / f"sys/block/{name}/device/state").write_text("offline")
+    files.write_deadline(tmp_path, boot_ns() + 9_000_000_000, cut_s=3, watchdog_s=0)
+    write_session(tmp_path, SessionFacts(1, 1, 20), "")
+    files.write_beat(tmp_path, Beat(boot_ns(), 1, ("sda", "sdb")))
+    asked: list[DevNum] = []
+    answers = threading.Event()
+
+    def probe(dev: DevNum, **_: object) -> bool:
+        asked.append(dev)
+        return dev == DISK and not answers.wait(20)
+
+    def states() -> list[str]:
+        return [(node.sysfs / f"sys/block/{name}/device/state").read_text().strip() for name in ("sda", "sdb")]
+
+    monkeypatch.setattr(usage, "probe_exclusive", probe)
+    monkeypatch.setattr(wayback, "CLAIM_S", 0.05)
+    back = WayBack(node.devices, tmp_path, busy=node.leases.busy, notice=lambda *_: None, root=node.sysfs)
+
+    async def rounds() -> None:
+        try:
+            for _ in range(3):
+                await back.once()
+            assert states() == ["offline", "running"]
+            assert asked.count(DISK) == 1
+        finally:
+            answers.set()
+
+    run(rounds())
