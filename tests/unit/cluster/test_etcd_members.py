@@ -224,15 +224,23 @@ def test_a_lost_quorum_is_told_as_such_and_moves_no_deadline(nodes: Nodes, membe
                 members.kill(member) if how == "killed" else members.pause(member)
             await asyncio.sleep(0.8)  # the third must find out that nobody leads any more
             for name in ("a", "b"):  # what is held already is no better off
+                reasons = list[str]()
+                while said not in reasons and len(reasons) < 5:  # a third that is starved is out of reach, too
+                    begun = time.monotonic()
+                    denied = await one.take(name, budget_s=1.0)
+                    assert time.monotonic() - begun < 1.3
+                    assert isinstance(denied, Denied)
+                    assert (denied.standing, denied.remedy) == (Standing.UNKNOWN, "enforcer doctor")
+                    reasons.append(denied.reason)
+                assert reasons[-1] == said, reasons
+            reasons = list[str]()
+            while said not in reasons and len(reasons) < 5:
                 begun = time.monotonic()
-                denied = await one.take(name, budget_s=1.0)
+                with pytest.raises(StoreUnavailable) as silent:
+                    await live.renew(budget_s=1.0)
                 assert time.monotonic() - begun < 1.3
-                assert denied == Denied(Standing.UNKNOWN, said, remedy="enforcer doctor")
-            begun = time.monotonic()
-            with pytest.raises(StoreUnavailable) as silent:
-                await live.renew(budget_s=1.0)
-            assert str(silent.value) == said
-            assert time.monotonic() - begun < 1.3
+                reasons.append(str(silent.value))
+            assert reasons[-1] == said, reasons
             assert live.deadline_ns == deadline
             members.resume()
             await asyncio.to_thread(members.start)
