@@ -137,12 +137,13 @@ def chosen(words: Sequence[str]) -> list[str]:
     return names
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """One line a suite."""
+def table(outcomes: Sequence[Outcome], wall_s: float) -> str:
+    """One line a suite, and one for all of them: ``wall_s`` is less than their sum, for some run side by side."""
     lines = [f"{'suite':<12}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}  result"]
     for o in outcomes:
         result = "FAILED" if o.failed else "ok"
         lines.append(f"{o.suite:<12}{o.passed:>8}{len(o.failed):>8}{o.skipped:>9}{o.seconds:>9.1f}  {result}")
+    lines.append(f"{'wall time':<38}{wall_s:>8.1f}  {wall_s / 60:.0f} min")
     return "\n".join(lines)
 
 
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
-    outcomes: list[Outcome] = []
+    outcomes, began = list[Outcome](), time.monotonic()
     try:
         run(names, more, outcomes)
     except KeyboardInterrupt:
@@ -217,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes.sort(key=lambda o: names.index(o.suite))
     failed = [f"{o.suite:<10}  {what}" for o in outcomes for what in o.failed]
     passed = sum(o.passed for o in outcomes)
-    print(f"\n{table(outcomes)}{told(failed)}\n\n{passed} passed, {len(failed)} failed", flush=True)
+    rows = table(outcomes, time.monotonic() - began)
+    print(f"\n{rows}{told(failed)}\n\n{passed} passed, {len(failed)} failed", flush=True)
     return 1 if failed else 0
 
 

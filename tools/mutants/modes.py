@@ -172,4 +172,13 @@ MUTANTS = (
         f"{VM}::test_what_needs_it_alone_is_refused_by_name",
         (f"{VM}::test_two_nodes_have_a_gfs2_at_once", f"{VM}::test_what_needs_it_alone_is_refused_by_name"),
     ),
+    Mutant(
+        "mode-ordinary-shared",
+        "An ordinary filesystem on the LUN of a cluster filesystem is refused.",
+        "enforcer/workflow/clustered.py",
+        "not modes.is_candidate(intent.kind, fstype, program):\n            return exclusive\n",
+        "not modes.is_candidate(intent.kind, fstype, program):\n"
+        '            return Want(Mode.CW, counted) if fstype == "ext4" else exclusive\n',
+        f"{VM}::test_two_nodes_have_an_ocfs2_at_once",
+    ),
 )

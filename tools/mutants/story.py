@@ -80,6 +80,14 @@ UNTOUCHED = (
 
 PERMITTED_MUTANTS = (
     Mutant(
+        "reader-uncounted",
+        "A mount that only reads holds the lease like any other, by either API.",
+        "bpf/guard.h",
+        "\t\t\tcount_file(ret, o->dev, mode, holder);\n",
+        "\t\t\tif (mode & BLK_OPEN_WRITE)\n\t\t\t\tcount_file(ret, o->dev, mode, holder);\n",
+        f"{PERMITTED}::test_each_api_mounts_a_free_filesystem",
+    ),
+    Mutant(
         "mount-kept",
         "The lease of a free device is given back after the last use.",
         "enforcer/workflow/leases.py",
@@ -141,6 +149,14 @@ ERRNO = (
         "        return True\n",
         f"{REFUSED}::test_the_refused_caller_reads_one_line_on_its_terminal",
     ),
+    Mutant(
+        "told-by-mount-alone",
+        "So does a caller of fsconfig(2).",
+        "enforcer/daemon/recorder.py",
+        "        if verdict.effect is Effect.REFUSE and began:\n",
+        '        if verdict.effect is Effect.REFUSE and began and intent.caller.syscall == "mount":\n',
+        f"{REFUSED}::test_the_refused_caller_reads_one_line_on_its_terminal",
+    ),
 )
 
 WAITING_MUTANTS = (
@@ -164,9 +180,38 @@ WAITING_MUTANTS = (
         "                os.set_inheritable(int(fd), True)\n",
         f"{WAITING}::test_thirty_two_waiters_are_answered_within_two_seconds_of_the_daemons_death",
     ),
+    Mutant(
+        "silence-unnamed",
+        "The record of each says that it was the fail-mode.",
+        "enforcer/daemon/reactions.py",
+        "            Source.FAIL_MODE if fail_mode else Source.GUARD,\n",
+        "            Source.GUARD,\n",
+        f"{WAITING}::test_thirty_two_waiters_are_answered_within_two_seconds_of_the_daemons_death",
+    ),
 )
 
 DEAD_MUTANTS = (
+    Mutant(
+        "bad-policy-opens-the-gate",
+        "A daemon that does not start for a mistake in the policy leaves the gate shut.",
+        "enforcer/daemon/main.py",
+        "    load_policy(chosen, 0, audit_only=False)  # its mistakes are told on any machine\n",
+        "    try:\n        load_policy(chosen, 0, audit_only=False)\n"
+        "    except EnforcerError:\n        _detach(chosen)\n        raise\n",
+        f"{DEAD}::test_a_policy_with_a_mistake_keeps_the_daemon_from_starting_and_the_gate_shut",
+    ),
+    Mutant(
+        "refused-without-a-remedy",
+        "A daemon that starts without its store refuses, and says why and what to do.",
+        "enforcer/cluster/etcd_store.py",
+        '            return Denied(Standing.UNKNOWN, reason, remedy="enforcer doctor")\n'
+        "        except EnforcerError as error:\n"
+        "            return Denied(Standing.UNKNOWN, str(error), remedy=error.hint)\n",
+        "            return Denied(Standing.UNKNOWN, reason)\n"
+        "        except EnforcerError as error:\n"
+        "            return Denied(Standing.UNKNOWN, str(error))\n",
+        f"{DEAD}::test_a_daemon_that_starts_without_its_store_says_so_and_refuses",
+    ),
     Mutant(
         "silence-lets-write",
         "Without a daemon a guarded device cannot be opened for writing.",
