@@ -102,7 +102,7 @@ class Reconciler:
 
     async def _meet_the_store(self) -> None:
         if not self._adopted:
-            for sentence in await self._leases.adopt():
+            for sentence in await self._leases.adopt(self._asks.pending_on):
                 self._notice("adopt", sentence)
             self._adopted = True
             self._scan = True
@@ -142,8 +142,7 @@ class Reconciler:
             if not known.guarding.guarded or not known.device.resources:
                 continue
             uses, _ = self._leases.uses_of(dev)
-            waiting = self._asks.pending_on(dev)
-            counted = uses > waiting or (not waiting and self._leases.busy(dev))
+            counted = self._leases.used(dev, self._asks.pending_on(dev))
             if self._leases.covered(known.device):
                 if known.device.in_use and uses <= 0:
                     self._leases.mark_uncounted(known.device)

@@ -7,9 +7,9 @@ A cluster filesystem whose stack is down is not mounted exclusively instead: its
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from enforcer.cluster.dlm import Dlm
@@ -23,6 +23,7 @@ from enforcer.model.resource import Mode
 from enforcer.policy import modes
 from enforcer.storage import clusterfs
 from enforcer.storage.mountdata import parse_options
+from enforcer.workflow.patience import Patience
 from enforcer.workflow.resolver import Question
 from enforcer.workflow.sharing import Want
 
@@ -31,10 +32,10 @@ NR_MOUNT = 165
 
 
 class Clustered:
-    """Looks at superblocks and at stacks; keeps nothing."""
+    """Looks at superblocks and at stacks, and remembers nothing of what it saw."""
 
     def __init__(self, scratch: Path, stacks: Mapping[str, Stack] | None = None) -> None:
-        self._scratch = scratch
+        self._scratch, self._superblocks = scratch, Patience()
         self._stacks = stacks or {modes.DLM: Dlm(), "pcmk": Dlm(), modes.O2CB: O2cb()}
 
     async def want(self, question: Question, intent: Intent, options: bytes | None) -> Want | Denied:
@@ -45,8 +46,8 @@ class Clustered:
         if intent.dev is None or not modes.is_candidate(intent.kind, fstype, program):
             return exclusive
         try:
-            async with asyncio.timeout(READ_S):
-                found = await asyncio.to_thread(clusterfs.cluster_fs, intent.dev, scratch=self._scratch)
+            read = partial(clusterfs.cluster_fs, intent.dev, scratch=self._scratch)
+            found = await self._superblocks.ask(intent.dev, read, READ_S)
         except TimeoutError:
             return Denied(Standing.UNKNOWN, f"its superblock could not be read within {READ_S:g} s")
         except (OSError, EnforcerError) as error:

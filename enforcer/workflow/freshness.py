@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from enforcer.model.errors import EnforcerError
@@ -18,6 +19,7 @@ from enforcer.model.resource import ResourceId
 from enforcer.storage import caches
 from enforcer.workflow.devices import Devices, most_specific
 from enforcer.workflow.partitions import PartitionTables
+from enforcer.workflow.patience import Patience
 from enforcer.workflow.uses import Uses
 
 DISK_S = 8.0  # a disk that takes longer to write back its cached blocks is denied
@@ -28,7 +30,7 @@ class Freshness:
 
     def __init__(self, devices: Devices, uses: Uses, partitions: PartitionTables, scratch: Path) -> None:
         self._devices, self._uses, self._partitions, self._scratch = devices, uses, partitions, scratch
-        self._dropping: dict[str, asyncio.Task[None]] = {}
+        self._caches, self._dropping = Patience(), dict[str, asyncio.Task[None]]()
         self._known: dict[str, int] = {}  # by LUN, the token of the last grant that we know of
 
     async def renew(self, lun: str, wanted: Collection[ResourceId], ours: Collection[ResourceId]) -> str:
@@ -40,8 +42,8 @@ class Freshness:
             if all(most_specific(ours, r) is not None for r in device.resources):
                 continue
             try:
-                async with asyncio.timeout(DISK_S):
-                    await asyncio.to_thread(caches.drop_caches, device.dev, scratch=self._scratch)
+                drop = partial(caches.drop_caches, device.dev, scratch=self._scratch)
+                await self._caches.ask(device.dev, drop, DISK_S)
             except FileNotFoundError:
                 continue  # it has gone meanwhile
             except TimeoutError:

@@ -171,10 +171,11 @@ class Leases:
             held.permits.pop(intent, None)
         self.wake()
 
-    async def adopt(self) -> list[str]:
+    async def adopt(self, waiting: Callable[[DevNum], int] = lambda _: 0) -> list[str]:
         """At start: take up what this node held before (same boot), drop what an earlier boot held.
 
-        Returns sentences for the audit log. Raises StoreUnavailable, LeaseLost.
+        ``waiting``: how many of a device's uses only wait for a verdict. Returns sentences for the audit log. Raises
+        StoreUnavailable, LeaseLost.
         """
         old, ours = await self._store.forget_old_boots(), await self._store.adopt()
         told = [f"{lease.resource} was held by an earlier boot of this node and is released" for lease in old]
@@ -184,8 +185,9 @@ class Leases:
             self._held.happened(lease.resource, lifecycle.Adopted(lease.token, idle=True), lease)
         self._publish()  # all at once: a use counts for the narrowest of them
         for resource in new:
-            if not self._idle(resource, self._held[resource]):  # never out of our hands; the rest may not be fresh
-                self._held.happened(resource, lifecycle.Freshened())
+            self._held[resource].uncounted = True  # perhaps: what an earlier daemon knew of that is gone with it
+            if any(self._uses.beyond(dev, waiting(dev)) for dev in self._devices.counted_for(resource)):
+                self._held.happened(resource, lifecycle.Freshened())  # it never was out of our hands
         self._publish()
         return told
 
@@ -202,6 +204,10 @@ class Leases:
     def busy(self, dev: DevNum) -> bool:
         """True unless nothing uses the device; counts that are known to be left over do not count."""
         return self._uses.busy(dev)
+
+    def used(self, dev: DevNum, waiting: int) -> bool:
+        """True if more use the device than those that only wait for a verdict about it."""
+        return self._uses.beyond(dev, waiting)
 
     def mark_uncounted(self, device: Device) -> None:
         """The device is in use by something that the kernel's counts do not know."""

@@ -113,7 +113,7 @@ class Resolver:
     async def resolve(self, question: Question, intent: Intent) -> Resolved:
         """What the ask touches now. Raises nothing for the storage's sake."""
         if question.op is abi.Op.FILE_IOCTL:
-            return await asyncio.to_thread(self._table, question, intent)
+            return await self._table(question, intent)
         dev = question.dev
         if dev is None and intent.kind is UseKind.MOUNT and abi.AskFlag.SOURCE_CUT not in question.flags:
             dev = await asyncio.to_thread(sources.resolve, question.tid, question.source)
@@ -157,25 +157,23 @@ class Resolver:
         slots = params.slots[: params.used] if params is not None else []
         return b",".join(abi.c_text(s.key) + b"=" + abi.c_text(s.value) for s in slots)
 
-    def _table(self, question: Question, intent: Intent) -> Resolved:
+    async def _table(self, question: Question, intent: Intent) -> Resolved:
         """A device-mapper table that is about to be loaded: the devices that it stands on.
 
         The mapping takes them as they are, for the kernel opens them themselves. So two nodes never have volumes of
         one group active at once, which is what its metadata needs anyway.
         """
         try:
-            table = dmtable.read_table(question.tid, question.arg)
+            table, found = await asyncio.to_thread(self._read_table, question)
         except (dmtable.DmTableError, OSError) as error:
             return Resolved(intent, f"the device-mapper table could not be read: {error}")
-        self._devices.expect_table(table)
         kinds = {target.type for target in table.targets}
         intent = replace(intent, fstype=next(iter(kinds)) if len(kinds) == 1 else "dm")
         below: list[Device] = []
-        for each in dmtable.lower_devices(table):
-            dev = each.dev or (sources.resolve(question.tid, each.path) if each.path else None)
-            known = (self._devices.known.get(dev) or self._devices.classify(dev)) if dev is not None else None
+        for path, dev, device in found:
+            known = (self._devices.known.get(dev) or self._devices.classify(dev, device)) if dev is not None else None
             if known is None or (known.device.problem and not known.device.resources):
-                named = dev or from_bytes(each.path)
+                named = dev or from_bytes(path)
                 return Resolved(
                     intent, f"{named}, below the table of {table.name or table.uuid}, could not be resolved"
                 )
@@ -185,7 +183,21 @@ class Resolver:
         shown = ", ".join(device.name for device in below)
         problem = next((device.problem for device in below if device.problem), "")
         intent = replace(intent, dev=below[0].dev, device=below[0], source=shown)
-        return Resolved(intent, problem, tuple(below[1:]), self._carries(table, kinds, below))
+        carrier = await asyncio.to_thread(self._carries, table, kinds, below)
+        return Resolved(intent, problem, tuple(below[1:]), carrier)
+
+    def _read_table(
+        self, question: Question
+    ) -> tuple[dmtable.DmTable, list[tuple[bytes, DevNum | None, Device | None]]]:
+        """The table and what is below it, resolved if it was not known. Raises DmTableError, OSError."""
+        table = dmtable.read_table(question.tid, question.arg)
+        self._devices.expect_table(table)
+        found = list[tuple[bytes, DevNum | None, Device | None]]()
+        for each in dmtable.lower_devices(table):
+            dev = each.dev or (sources.resolve(question.tid, each.path) if each.path else None)
+            new = dev is not None and dev not in self._devices.known
+            found.append((each.path, dev, self._devices.resolve(dev) if dev is not None and new else None))
+        return table, found
 
     def _same_lun(self, table: dmtable.DmTable, paths: list[Device]) -> bool:
         """True if all paths lead to one LUN, and to that of the map if it is there: open files must not come to lie
@@ -194,9 +206,11 @@ class Resolver:
         known = self._devices.map_of(table)
         if len(luns) != 1 or not next(iter(luns)):
             return False
-        if known is None or not known.resources:
+        if known is None:
             return True
         used = self._leases.busy(known.dev) or known.in_use
+        if not known.resources:
+            return not used  # what is open there may have been another LUN's
         return luns == {known.resources} and (not used or self._leases.covered(known))
 
     def _carries(self, table: dmtable.DmTable, kinds: set[str], below: list[Device]) -> bool:

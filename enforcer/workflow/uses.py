@@ -37,6 +37,10 @@ class Uses:
         uses, inflight = self.of(dev)
         return uses > 0 or inflight > self._written_off.get(dev, 0)
 
+    def beyond(self, dev: DevNum, waiting: int) -> bool:
+        """True if more use the device than those ``waiting`` for a verdict, whose files are counted already."""
+        return self.of(dev)[0] > waiting or (not waiting and self.busy(dev))
+
     def in_flight(self, devices: Iterable[DevNum]) -> list[DevNum]:
         """Devices of which no file is open and which nobody is opening, but an open seems to be under way."""
         counts = [(dev, *self.of(dev)) for dev in devices]

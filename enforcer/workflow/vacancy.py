@@ -12,22 +12,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from enforcer.model.resource import DevNum, ResourceId
 from enforcer.storage import caches, usage
 from enforcer.workflow.devices import Devices, most_specific
+from enforcer.workflow.patience import Patience
 from enforcer.workflow.uses import Uses
 
 log = logging.getLogger(__name__)
 DISK_S = 8.0  # a disk that does not answer within this keeps its lease
 
 
-async def claimed(devices: Devices, dev: DevNum, scratch: Path) -> bool:
+def claimed(devices: Devices, dev: DevNum, scratch: Path) -> bool:
     """True if something on this node has claimed the device, or if that cannot be told. Maps that carry it are no use:
-    what uses them is counted by their own numbers."""
-    found = await asyncio.to_thread(usage.probe_exclusive, dev, scratch=scratch)
-    return found is not False and not await asyncio.to_thread(devices.carries, dev)
+    what uses them is counted by their own numbers. Waits for the disk: not for the loop."""
+    return usage.probe_exclusive(dev, scratch=scratch) is not False and not devices.carries(dev)
 
 
 class Vacancy:
@@ -35,6 +36,7 @@ class Vacancy:
 
     def __init__(self, devices: Devices, uses: Uses, scratch: Path) -> None:
         self._devices, self._uses, self._scratch = devices, uses, scratch
+        self._claims, self._caches = Patience(), Patience()
 
     async def used_uncounted(self, devices: Iterable[DevNum]) -> bool:
         """True if the whole machine, looked at once more, still shows a use of one of them."""
@@ -59,12 +61,12 @@ class Vacancy:
             if not Path(f"/sys/dev/block/{dev}").exists():
                 continue
             try:
-                async with asyncio.timeout(DISK_S):
-                    if await self._claimed(resource, dev, held):
-                        log.info("%s is kept: %s is still claimed", resource, dev)
-                        return False
-                    if wrote:
-                        await asyncio.to_thread(caches.drop_caches, dev, scratch=self._scratch)
+                if await self._claimed(resource, dev, held):
+                    log.info("%s is kept: %s is still claimed", resource, dev)
+                    return False
+                if wrote:
+                    drop = partial(caches.drop_caches, dev, scratch=self._scratch)
+                    await self._caches.ask(dev, drop, DISK_S)
             except FileNotFoundError:
                 if Path(f"/sys/dev/block/{dev}").exists():
                     return False  # its node changed under our hands; it is still there
@@ -74,7 +76,8 @@ class Vacancy:
         return True
 
     async def _claimed(self, resource: ResourceId, dev: DevNum, held: list[ResourceId]) -> bool:
-        return await claimed(self._devices, dev, self._scratch) and not self._claimed_by_part(dev, resource, held)
+        look = partial(claimed, self._devices, dev, self._scratch)
+        return await self._claims.ask(dev, look, DISK_S) and not self._claimed_by_part(dev, resource, held)
 
     def _claimed_by_part(self, dev: DevNum, resource: ResourceId, held: list[ResourceId]) -> bool:
         """A whole cannot be opened exclusively while a part of it is claimed; that part has a lease of its own."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from enforcer.cluster.identity import read_session
@@ -19,6 +20,7 @@ from enforcer.model.clock import boot_ns
 from enforcer.model.resource import Device, DevNum
 from enforcer.storage import usage
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.patience import Patience
 from enforcer.workflow.vacancy import claimed
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class WayBack:
     ) -> None:
         self._devices, self._run_dir, self._busy, self._notice, self._root = devices, run_dir, busy, notice, root
         self._cut: frozenset[str] = frozenset()
-        self._asked: dict[DevNum, asyncio.Task[bool]] = {}
+        self._claims = Patience()
 
     async def run(self) -> None:
         """For ever."""
@@ -59,10 +61,12 @@ class WayBack:
         if new := sorted(cut - self._cut):
             self._notice("cut", f"{', '.join(new)} cut off: this node's session was not renewed", {"disks": new})
         self._cut = cut
-        for name in sorted(cut) if self._session_lives() else ():
-            if await self._unused(name):
-                await asyncio.to_thread(self._set_running, name)
-                self._notice("cut-over", f"{name} is set running again: nothing uses it here", {"disks": [name]})
+        await asyncio.gather(*(self._bring_back(name) for name in sorted(cut) if self._session_lives()))
+
+    async def _bring_back(self, name: str) -> None:
+        if await self._unused(name) and self._session_lives():  # a disk may take its time to be looked at
+            await asyncio.to_thread(self._set_running, name)
+            self._notice("cut-over", f"{name} is set running again: nothing uses it here", {"disks": [name]})
 
     def _session_lives(self) -> bool:
         try:
@@ -81,16 +85,14 @@ class WayBack:
         used = [(device.dev, found[device.dev]) for device in over if device.dev in found]
         if any([await asyncio.to_thread(self._devices.use_of, dev, use) for dev, use in used]):
             return False
-        return not any([await self._claimed(device.dev) for device in over])
-
-    async def _claimed(self, dev: DevNum) -> bool:
-        """By what /proc does not show. One that does not answer keeps a thread, and is asked again only after that."""
-        before = self._asked.get(dev)
-        if before is not None and not before.done():
-            return True
-        asked = self._asked[dev] = asyncio.create_task(claimed(self._devices, dev, self._run_dir))
-        await asyncio.wait({asked}, timeout=CLAIM_S)
-        return asked.result() if asked.done() else True
+        try:
+            for device in over:  # by what /proc does not show
+                look = partial(claimed, self._devices, device.dev, self._run_dir)
+                if await self._claims.ask(device.dev, look, CLAIM_S):
+                    return False
+        except TimeoutError:
+            return False
+        return not any(self._busy(device.dev) for device in over)
 
     def _over(self, name: str) -> list[Device]:
         disk = next((k.device for k in self._devices.known.values() if k.device.name == name), None)

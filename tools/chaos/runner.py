@@ -26,7 +26,7 @@ from tools.lab.vm import CommandFailed, Node
 
 TTL_S, RENEW_S = 10, 2.0
 CHECK_EVERY = 15  # steps
-HURT_S = 1.0  # how long a fault lasts
+HURT_S = 1.0  # how long a fault lasts; under a live lease so long that a renewal falls into it
 PATIENCE_S = 20.0  # for a state to come about, and for a store that was just silent
 WWN = 0x5000C50015EA7200
 MORE_DISKS = tuple(SharedDisk(f"chaos{n}", 16 << 20, wwn=WWN + n, serial=f"CHAOS{n}") for n in range(1, 6))
@@ -161,7 +161,8 @@ class Runner:
             if not step.fault.ends_boot:
                 undo.callback(lift, scene)
             self.tally.cells[step.cell] += 1
-            time.sleep(TTL_S + 2 if step.outlasts else HURT_S)
+            hurt_s = RENEW_S + HURT_S if step.state is LeaseState.LIVE else HURT_S
+            time.sleep(TTL_S + 2 if step.outlasts else hurt_s)
             if step.outlasts and other.up:
                 late = uses.begin(other.node, disk, step.use, patience_s=2, count=5)
                 self.tally.rivals[uses.outcome(late, PATIENCE_S)] += 1

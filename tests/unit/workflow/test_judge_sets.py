@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from dataclasses import replace
 
 import pytest
@@ -13,12 +14,13 @@ from lab_node import A1, PART, SAN, SECOND, A, B, disk
 from enforcer.kernel import abi
 from enforcer.kernel.abi import AskFlag, Op
 from enforcer.model.intent import Effect
-from enforcer.model.resource import DevNum, UseKind
+from enforcer.model.resource import DevNum, ResourceId, UseKind
 from enforcer.policy.rules import Match, Rule, RuleMode
 from enforcer.policy.rules import RuleVerdict as Wants
 from enforcer.storage import dmtable
 from enforcer.storage.companions import Companions
 from enforcer.storage.dmtable import DmTable, DmTableError, DmTarget
+from enforcer.workflow.devices import Known
 
 
 def test_the_source_is_what_it_means_to_the_caller(court: Court) -> None:
@@ -147,6 +149,21 @@ def test_a_table_that_cannot_be_read_is_refused(court: Court) -> None:
 def test_a_table_over_what_is_not_known_is_refused(court: Court, lower: str) -> None:
     court.table = over(SECOND, lower)
     assert refuses(court.judge(TABLE)[1]) and court.node.store.calls == []
+
+
+def test_the_guards_table_is_written_by_the_loop_alone(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread could write LIVE over a CLOSING that is newer than what it has read."""
+    new, real, writers = DevNum(8, 80), court.node.devices._write, set[threading.Thread]()
+
+    def write(known: Known) -> None:
+        writers.add(threading.current_thread())
+        real(known)
+
+    monkeypatch.setattr(court.node.devices, "_write", write)
+    court.node.there[new] = disk(new, "sdd", ResourceId("wwn-d"))
+    court.table = over(new)
+    assert court.judge(TABLE)[1].effect is Effect.PERMIT
+    assert writers == {threading.current_thread()}
 
 
 @pytest.mark.parametrize("order", [(SECOND, LOCAL), (LOCAL, SECOND)])

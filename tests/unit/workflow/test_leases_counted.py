@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab_node import PART, SECOND, B, Node, run
+from lab_node import ME, PART, SECOND, B, Node, run
 
 from enforcer.kernel.abi import State
 from enforcer.model.lease import Denied, Lease
@@ -147,7 +147,8 @@ def test_what_is_in_use_keeps_a_lease_that_was_refused_after_the_grant(node: Nod
     run(scenario())
 
 
-def test_who_writes_uncounted_keeps_a_lease_that_was_refused_or_is_just_taken_up(node: Node) -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_who_writes_uncounted_keeps_a_lease_that_was_refused_or_is_just_taken_up(node: Node, restarts: bool) -> None:
     """Without O_EXCL nothing claims the device: what a look at the machine has found is all that tells of it."""
 
     async def scenario() -> None:
@@ -158,15 +159,49 @@ def test_who_writes_uncounted_keeps_a_lease_that_was_refused_or_is_just_taken_up
         node.undroppable.clear()
         await node.leases.release_unused()
         assert node.store.ours()
-        node.build()  # the next daemon
-        node.devices.note_use(SECOND, "open in qemu")
-        await node.leases.adopt()
+        if restarts:
+            node.build()  # the next daemon
+            node.devices.note_use(SECOND, "open in qemu")
+            await node.leases.adopt()
         await node.leases.release_unused()
         assert node.store.ours()
         node.used.clear()
         node.pass_s(6)
         await node.leases.release_unused()
         assert node.store.ours() == {}
+
+    run(scenario())
+
+
+def test_who_writes_uncounted_beside_one_who_is_counted_keeps_the_lease_over_a_restart(node: Node) -> None:
+    """The next daemon cannot tell the two apart, so it looks at the whole machine before it gives anything back."""
+
+    async def scenario() -> None:
+        await node.hold(node.there[SECOND])
+        node.used[SECOND] = Usage(writers=[Writer(1, "qemu")])
+        node.count(SECOND, uses=1)
+        node.build()
+        await node.leases.adopt()
+        node.count(SECOND, uses=0)
+        await node.leases.release_unused()
+        assert node.store.ours()
+        node.used.clear()
+        node.pass_s(6)
+        await node.leases.release_unused()
+        assert node.store.ours() == {}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("uses", "stale"), [(1, True), (2, False)], ids=["only a caller waits", "used and waited for"])
+def test_who_waits_while_old_leases_are_taken_up_uses_nothing_yet(node: Node, uses: int, stale: bool) -> None:
+    """Its file is counted, but what is cached may be older than what another node wrote: it is read anew first."""
+
+    async def scenario() -> None:
+        node.store.hold(B, replace(ME, session="session-0"))
+        node.count(SECOND, uses=uses)
+        await node.leases.adopt(lambda dev: int(dev == SECOND))
+        assert node.leases._held[B].stale is stale
 
     run(scenario())
 

@@ -82,8 +82,18 @@ def test_what_was_mounted_on_a_map_before_enforcement_is_given_back(node: Node) 
         (PATH2, 1, False, False),
         (PATH2, -1, False, False),
         (DISK, 0, False, False),
+        (None, 0, False, True),
+        (None, 1, False, False),
     ],
-    ids=["idle", "in use under its lease", "in use without a lease", "in use uncounted without a lease", "another LUN"],
+    ids=[
+        "idle",
+        "in use under its lease",
+        "in use without a lease",
+        "in use uncounted without a lease",
+        "another LUN",
+        "idle, of a LUN that nobody knows",
+        "in use, of a LUN that nobody knows",
+    ],
 )
 def test_what_a_map_may_take_without_a_lease(
     node: Node, monkeypatch: pytest.MonkeyPatch, path: object, uses: int, covered: bool, carrier: bool
@@ -92,6 +102,9 @@ def test_what_a_map_may_take_without_a_lease(
 
     async def scenario() -> None:
         multipath(node)
+        if path is None:  # the daemon began when it had no path
+            node.devices.known.pop(MAP)
+            node.add(replace(node.there[MAP], resources=(), below=()))
         if covered:
             await node.take(node.there[MAP])
         if uses < 0:
@@ -99,6 +112,6 @@ def test_what_a_map_may_take_without_a_lease(
         node.count(MAP, uses=max(uses, 0))
         resolver = Resolver(node.devices, node.leases, node.tables, node.sysfs)
         table = DmTable("mpatha", "", MAP, ())
-        assert resolver._carries(table, {"multipath"}, [node.there[path]]) is carrier
+        assert resolver._carries(table, {"multipath"}, [node.there[path or PATH2]]) is carrier
 
     run(scenario())
