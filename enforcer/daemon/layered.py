@@ -44,7 +44,7 @@ def at_hand(parts: Parts, known: Known, stored: Sequence[HeldLease] | None) -> L
         (State(entry.state) if entry is not None else State.UNKNOWN).name.lower(),
         int(entry.token) if entry is not None else 0,
         parts.deadline_left_s(),
-        max(0, parts.leases.uses_of(it.dev)[0] - parts.asks.pending_on(it.dev)),  # who waits is counted, and no use
+        max(0, parts.leases.uses.of(it.dev)[0] - parts.asks.pending_on(it.dev)),  # who waits is counted, and no use
         it.in_use,
     )
 

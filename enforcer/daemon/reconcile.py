@@ -132,7 +132,7 @@ class Reconciler:
                 self._devices.note_use(known.device.dev, "")
         sentences = {dev: await asyncio.to_thread(self._devices.use_of, dev, used) for dev, used in found.items()}
         for dev, sentence in sentences.items():
-            if self._leases.uses_of(dev)[0] <= 0:
+            if self._leases.uses.of(dev)[0] <= 0:
                 self._devices.note_use(dev, sentence)
 
     async def _cover_uses(self) -> None:
@@ -141,8 +141,8 @@ class Reconciler:
         for dev, known in list(self._devices.known.items()):
             if not known.guarding.guarded or not known.device.resources:
                 continue
-            uses, _ = self._leases.uses_of(dev)
-            counted = self._leases.used(dev, self._asks.pending_on(dev))
+            uses, _ = self._leases.uses.of(dev)
+            counted = self._leases.uses.beyond(dev, self._asks.pending_on(dev))
             if self._leases.covered(known.device):
                 if known.device.in_use and uses <= 0:
                     self._leases.mark_uncounted(known.device)
@@ -156,7 +156,7 @@ class Reconciler:
 
     def _used(self) -> frozenset[ResourceId]:
         devices = {lease.resource: self._devices.counted_for(lease.resource) for lease, _ in self._leases.held()}
-        return frozenset(r for r, below in devices.items() if any(self._leases.busy(dev) for dev in below))
+        return frozenset(r for r, below in devices.items() if any(self._leases.uses.busy(dev) for dev in below))
 
     async def _take(self, known: Known) -> bool:
         """True if it is leased now."""

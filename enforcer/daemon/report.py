@@ -39,7 +39,7 @@ def device(known: Known, tables: Tables, leases: Leases) -> dict[str, object]:
     """One device of this node: what it is, and what the kernel's tables say of it."""
     it = known.device
     entry = tables.guard.get(it.dev.to_kernel())
-    uses, inflight = leases.uses_of(it.dev)
+    uses, inflight = leases.uses.of(it.dev)
     state = State(entry.state) if entry is not None else State.UNKNOWN
     return {
         "dev": str(it.dev),

@@ -261,7 +261,7 @@ class Service:
         self._spawn(self._leases.run())
         self._spawn(self._reconciler.run())
         self._spawn(self._promises.run())
-        back = WayBack(self._devices, self._run_dir, busy=self._leases.busy, notice=self.recorder.notice)
+        back = WayBack(self._devices, self._run_dir, busy=self._leases.uses.busy, notice=self.recorder.notice)
         self._spawn(back.run())
         self._spawn(consent.run())
         self._spawn(self._watch_kernel())

@@ -82,6 +82,11 @@ class Leases:
         """What this node knows of the partition tables on its guarded disks."""
         return self._partitions
 
+    @property
+    def uses(self) -> Uses:
+        """What the kernel's counts say of the use of a device."""
+        return self._uses
+
     def held(self) -> list[tuple[Lease, Hold]]:
         """Everything held now."""
         return [(held.lease, held.hold) for held in self._held.values()]
@@ -200,14 +205,6 @@ class Leases:
         """What other nodes hold of what the device lies on, as the store was last read."""
         mine = device.resources
         return tuple(h for r, h in sorted(self._elsewhere.items()) if any(r.meets(own) for own in mine))
-
-    def busy(self, dev: DevNum) -> bool:
-        """True unless nothing uses the device; counts that are known to be left over do not count."""
-        return self._uses.busy(dev)
-
-    def used(self, dev: DevNum, waiting: int) -> bool:
-        """True if more use the device than those that only wait for a verdict about it."""
-        return self._uses.beyond(dev, waiting)
 
     def mark_uncounted(self, device: Device) -> None:
         """The device is in use by something that the kernel's counts do not know."""
@@ -400,7 +397,3 @@ class Leases:
         # what we were granted is newer than what we had read of others
         others = frozenset(r for r in self._elsewhere if not any(r.meets(mine) for mine in self._held))
         self._devices.set_grips(grips, others)
-
-    def uses_of(self, dev: DevNum) -> tuple[int, int]:
-        """(counted uses, opens in flight) of one device."""
-        return self._uses.of(dev)

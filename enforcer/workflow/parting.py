@@ -45,6 +45,6 @@ def _unused(leases: Leases, devices: Devices, *, counted: bool = False) -> list[
     for lease, _ in leases.held():
         below = devices.counted_for(lease.resource)
         known = [devices.known[dev].device for dev in below if dev in devices.known]
-        if not any(leases.busy(dev) for dev in below) and (counted or not any(d.in_use for d in known)):
+        if not any(leases.uses.busy(dev) for dev in below) and (counted or not any(d.in_use for d in known)):
             found.append(lease.resource)
     return found

@@ -208,7 +208,7 @@ class Resolver:
             return False
         if known is None:
             return True
-        used = self._leases.busy(known.dev) or known.in_use
+        used = self._leases.uses.busy(known.dev) or known.in_use
         if not known.resources:
             return not used  # what is open there may have been another LUN's
         return luns == {known.resources} and (not used or self._leases.covered(known))

@@ -224,7 +224,7 @@ MUTANTS = (
         "external-uses-untold",
         "A store that wants to hears which of its leases are used, and of no others.",
         "enforcer/daemon/reconcile.py",
-        " if any(self._leases.busy(dev) for dev in below))\n",
+        " if any(self._leases.uses.busy(dev) for dev in below))\n",
         ")\n",
         "tests/unit/daemon/test_daemon_reconcile.py::test_a_store_that_wants_to_hears_of_leases_that_are_used",
     ),

@@ -21,8 +21,8 @@ MUTANTS = (
         "uncounted-map-idle",
         "A map in use since before the kernel counted needs its lease back before it gets a path.",
         "enforcer/workflow/resolver.py",
-        "        used = self._leases.busy(known.dev) or known.in_use\n",
-        "        used = self._leases.busy(known.dev)\n",
+        "        used = self._leases.uses.busy(known.dev) or known.in_use\n",
+        "        used = self._leases.uses.busy(known.dev)\n",
         "tests/unit/workflow/test_leases_multipath.py::test_what_a_map_may_take_without_a_lease",
     ),
     Mutant(

@@ -63,7 +63,7 @@ def test_a_disk_comes_back_when_nothing_uses_it_and_the_session_lives(
     back = WayBack(
         node.devices,
         tmp_path,
-        busy=node.leases.busy,
+        busy=node.leases.uses.busy,
         notice=lambda kind, _sentence, _more: told.append(kind),
         root=node.sysfs,
     )
@@ -94,7 +94,7 @@ def test_a_disk_that_does_not_answer_keeps_one_thread_and_no_other_disk(
 
     monkeypatch.setattr(usage, "probe_exclusive", probe)
     monkeypatch.setattr(wayback, "CLAIM_S", 0.05)
-    back = WayBack(node.devices, tmp_path, busy=node.leases.busy, notice=lambda *_: None, root=node.sysfs)
+    back = WayBack(node.devices, tmp_path, busy=node.leases.uses.busy, notice=lambda *_: None, root=node.sysfs)
 
     async def rounds() -> None:
         try:
