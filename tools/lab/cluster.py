@@ -75,6 +75,10 @@ class NotFree(CommandFailed):
     """A node has not given a lease back in time."""
 
 
+class NotOneRecord(CommandFailed):
+    """One thing was asked, and none or several were recorded."""
+
+
 class Cluster:
     """A lab whose nodes enforce. ``store``: etcd or sqlite; ``members`` of etcd."""
 
@@ -229,13 +233,13 @@ except OSError:
             time.sleep(0.2)
 
     def only_record(self, node: Node, since_ns: int, *, timeout_s: float = 5.0) -> dict[str, Any]:
-        """The record of the only thing that was asked since then. Raises CommandFailed with all of them."""
+        """The record of the only thing that was asked since then. Raises NotOneRecord with all of them."""
         self.new_records(node, since_ns, timeout_s=timeout_s)
         time.sleep(0.3)  # another one would come at once
         found = self.new_records(node, since_ns)
         if len(found) != 1:
             told = "\n".join(json.dumps(record) for record in found)
-            raise CommandFailed(f"{node.name}: {len(found)} records since {since_ns} ns, not one:\n{told}")
+            raise NotOneRecord(f"{node.name}: {len(found)} records since {since_ns} ns, not one:\n{told}")
         return found[0]
 
     def state_of(self, node: Node, device: str) -> dict[str, Any]:

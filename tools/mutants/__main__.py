@@ -79,7 +79,14 @@ LIMIT_S = {
     Suite.CHAOS: 1200.0,
 }
 # How pytest begins the message of an exception by which a test says that a claim does not hold.
-SAID = ("assert ", "AssertionError", "Failed: DID NOT RAISE", "tools.lab.story.NotAsTold", "tools.lab.cluster.NotFree")
+SAID = (
+    "assert ",
+    "AssertionError",
+    "Failed: DID NOT RAISE",
+    "tools.lab.story.NotAsTold",
+    "tools.lab.cluster.NotFree",
+    "tools.lab.cluster.NotOneRecord",
+)
 
 
 class MutantError(Exception):
