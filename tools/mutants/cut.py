@@ -96,10 +96,12 @@ MUTANTS = (
         "cut-of-what-is-mounted",
         "A filesystem is cut off that is there as an overlay's lower layer alone, or was unmounted lazily.",
         "enforcer/revoker/cut.py",
-        "        disk.cut()\n        waiting = frozenset(COUNTS)\n",
-        "        if not any(filesystems.reachable([p.dev for p in self._promises if disk.name in p.lowest])):\n"
-        "            return\n"
-        "        disk.cut()\n        waiting = frozenset(COUNTS)\n",
+        "        first = [disk.name for disk in disks if disk.name not in self._cut]\n",
+        '        if "found" not in self.__dict__:\n'
+        "            devs = {dev for dev, _ in filesystems.reachable([p.dev for p in self._promises])}\n"
+        '            self.__dict__["found"] = {name for p in self._promises if p.dev in devs for name in p.lowest}\n'
+        '        disks = [disk for disk in disks if disk.name in self.__dict__["found"]]\n'
+        "        first = [disk.name for disk in disks if disk.name not in self._cut]\n",
         "tests/vm/test_89_cut.py::test_who_loses_the_store_writes_nothing_after_its_session",
     ),
     Mutant(
