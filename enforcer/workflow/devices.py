@@ -189,7 +189,7 @@ class Devices:
             return
         changed = {r.lun for r in set(grips) | set(self._grips) | elsewhere | self._elsewhere}
         self._grips, self._elsewhere = dict(grips), elsewhere
-        for known in list(self.known.values()):  # another thread may find a new device
+        for known in self.known.values():
             if any(r.lun in changed for r in known.device.resources):
                 self._write(known)
 
@@ -217,6 +217,14 @@ class Devices:
     def used_uncounted(self, devices: Iterable[DevNum]) -> bool:
         """True if one of them was in use, uncounted, when the whole machine was last looked at."""
         return any(dev in self.known and self.known[dev].device.in_use for dev in devices)
+
+    def lost_in_use(self) -> bool:
+        """True if a map is in use whose LUN nobody can tell: its paths had gone before this daemon began."""
+        return any(
+            known.device.name.startswith("dm-") and known.device.problem and not known.device.resources
+            for dev, known in self.known.items()
+            if self._in_use(dev)
+        )
 
     def on_lun(self, lun: str) -> list[Device]:
         """All devices that lie on a LUN, whole disks first."""
@@ -248,9 +256,8 @@ class Devices:
         known = self.known.get(dev) if dev is not None else None
         return known.device if known is not None else None
 
-    def expect_table(self, table: DmTable) -> None:
+    def expect_table(self, device: Device | None) -> None:
         """A table is about to be loaded: what its map was says nothing of what it will be."""
-        device = self.map_of(table)
         known = self.known.get(device.dev) if device is not None else None
         if known is not None and not known.guarding.guarded and not known.device.system:
             self._tables.guard.delete(known.device.dev.to_kernel())

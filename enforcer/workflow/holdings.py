@@ -21,6 +21,7 @@ class Held:
     life: State
     permits: dict[int, int] = field(default_factory=dict)  # intent -> boot clock ns when it is forgotten
     uncounted: bool = False  # in use before the kernel began to count
+    readopted: bool = False  # what it was used for is told by what is in use now
     refused: bool = False  # whoever it was granted for was not permitted, so he has written nothing
     looked_ns: int = 0  # for uses that were not counted
     left_over_ns: int = 0  # for counts without a use

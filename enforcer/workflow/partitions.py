@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from subprocess import SubprocessError
 
@@ -18,6 +19,7 @@ from enforcer.model.errors import EnforcerError
 from enforcer.model.resource import Device, DevNum, ResourceId
 from enforcer.storage import caches, parttable
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.patience import Patience
 
 log = logging.getLogger(__name__)
 LOOK_S = 4.0  # a disk that does not answer within this is looked at another time, or denied
@@ -30,6 +32,7 @@ class PartitionTables:
         self._devices, self._scratch = devices, scratch
         self._digests: dict[DevNum, str] = {}
         self._looks: dict[DevNum, asyncio.Task[None]] = {}
+        self._tables, self._lists = Patience(), Patience()
 
     def forget(self, dev: DevNum) -> None:
         """The kernel has read the table anew, or the disk is another one."""
@@ -45,7 +48,7 @@ class PartitionTables:
             await asyncio.wait(self._looks.values(), timeout=LOOK_S)
 
     async def _learn(self, device: Device) -> None:
-        """One look at a time for a disk: a thread that hangs on it is not joined by more."""
+        """One look at a time for a disk."""
         try:
             self._digests[device.dev] = await self._digest(device)
         except (OSError, EnforcerError) as error:
@@ -57,8 +60,7 @@ class PartitionTables:
         """Before ``wanted`` on a LUN is used that was out of our hands: why its table is not what the kernel thinks."""
         for device in self._wholes(lun):
             try:
-                async with asyncio.timeout(LOOK_S):
-                    digest = await self._digest(device)
+                digest = await self._digest(device)
                 if self._digests.get(device.dev, digest) != digest:
                     log.info("%s: the partition table has changed", device.name)
                     # refused while a partition is in use, and by a map: then each part that is wanted is compared
@@ -84,8 +86,8 @@ class PartitionTables:
                 there = await asyncio.to_thread(parttable.in_kernel, part.dev, scratch=self._scratch)
                 if there is None:
                     continue
-                async with asyncio.timeout(LOOK_S):
-                    listed = await asyncio.to_thread(parttable.on_disk, disk.dev, scratch=self._scratch)
+                read = partial(parttable.on_disk, disk.dev, scratch=self._scratch)
+                listed = await self._lists.ask(disk.dev, read, LOOK_S)
             except (OSError, TimeoutError, SubprocessError, EnforcerError) as error:
                 return _unread(disk, error)
             if not parttable.agrees(there, listed):
@@ -101,7 +103,8 @@ class PartitionTables:
         return maps or [d for d in whole if not d.below]
 
     async def _digest(self, device: Device) -> str:
-        return await asyncio.to_thread(caches.partition_digest, device.dev, scratch=self._scratch)
+        read = partial(caches.partition_digest, device.dev, scratch=self._scratch)
+        return await self._tables.ask(device.dev, read, LOOK_S)
 
 
 def _unread(disk: Device, error: Exception) -> str:

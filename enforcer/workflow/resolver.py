@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from enforcer.kernel import abi
@@ -22,6 +23,9 @@ from enforcer.storage.companions import Companions, companions
 from enforcer.workflow import callers
 from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
+from enforcer.workflow.patience import Patience
+
+READ_S = 8.0  # a disk that does not answer within this is denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ class Resolver:
 
     def __init__(self, devices: Devices, leases: Leases, tables: Tables, scratch: Path) -> None:
         self._devices, self._leases, self._tables, self._scratch = devices, leases, tables, scratch
+        self._superblocks = Patience()
 
     async def resolve(self, question: Question, intent: Intent) -> Resolved:
         """What the ask touches now. Raises nothing for the storage's sake."""
@@ -125,7 +130,10 @@ class Resolver:
         intent = replace(intent, dev=dev, device=known.device)
         if intent.kind is not UseKind.MOUNT or known.device.problem:
             return Resolved(intent, known.device.problem)
-        found = await asyncio.to_thread(self._companions, question, dev)
+        try:
+            found = await self._superblocks.ask(dev, partial(self._companions, question, dev), READ_S)
+        except TimeoutError:
+            return Resolved(intent, f"{known.device.name} did not answer within {READ_S:g} s")
         others = tuple(self._devices.classify(other).device for other in found.devices)
         return Resolved(intent, found.problem, others)
 
@@ -164,9 +172,10 @@ class Resolver:
         one group active at once, which is what its metadata needs anyway.
         """
         try:
-            table, found = await asyncio.to_thread(self._read_table, question)
+            table, device, found = await asyncio.to_thread(self._read_table, question)
         except (dmtable.DmTableError, OSError) as error:
             return Resolved(intent, f"the device-mapper table could not be read: {error}")
+        self._devices.expect_table(device)
         kinds = {target.type for target in table.targets}
         intent = replace(intent, fstype=next(iter(kinds)) if len(kinds) == 1 else "dm")
         below: list[Device] = []
@@ -188,16 +197,15 @@ class Resolver:
 
     def _read_table(
         self, question: Question
-    ) -> tuple[dmtable.DmTable, list[tuple[bytes, DevNum | None, Device | None]]]:
-        """The table and what is below it, resolved if it was not known. Raises DmTableError, OSError."""
+    ) -> tuple[dmtable.DmTable, Device | None, list[tuple[bytes, DevNum | None, Device | None]]]:
+        """The table, its map, and what is below, resolved if it was not known. Raises DmTableError, OSError."""
         table = dmtable.read_table(question.tid, question.arg)
-        self._devices.expect_table(table)
         found = list[tuple[bytes, DevNum | None, Device | None]]()
         for each in dmtable.lower_devices(table):
             dev = each.dev or (sources.resolve(question.tid, each.path) if each.path else None)
             new = dev is not None and dev not in self._devices.known
             found.append((each.path, dev, self._devices.resolve(dev) if dev is not None and new else None))
-        return table, found
+        return table, self._devices.map_of(table), found
 
     def _same_lun(self, table: dmtable.DmTable, paths: list[Device]) -> bool:
         """True if all paths lead to one LUN, and to that of the map if it is there: open files must not come to lie

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from enforcer.workflow.patience import Patience
 from enforcer.workflow.uses import Uses
 
 log = logging.getLogger(__name__)
+Seen = Mapping[DevNum, usage.Usage]
 DISK_S = 8.0  # a disk that does not answer within this keeps its lease
 
 
@@ -37,16 +38,31 @@ class Vacancy:
     def __init__(self, devices: Devices, uses: Uses, scratch: Path) -> None:
         self._devices, self._uses, self._scratch = devices, uses, scratch
         self._claims, self._caches = Patience(), Patience()
+        self._scanning: asyncio.Task[Seen] | None = None
+        self._next: asyncio.Task[Seen] | None = None
 
     async def used_uncounted(self, devices: Iterable[DevNum]) -> bool:
         """True if the whole machine, looked at once more, still shows a use of one of them."""
-        found = await asyncio.to_thread(usage.scan)
+        found = await self._seen()
         for dev in devices:
             sentence = await asyncio.to_thread(self._devices.use_of, dev, found[dev]) if dev in found else ""
             if sentence:
                 return True
             self._devices.note_use(dev, "")
         return False
+
+    async def _seen(self) -> Seen:
+        """A look at the whole machine that begins after this call. It serves all who ask before it begins: when a node
+        lets go of everything, many do."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._scan(self._scanning))
+        return await asyncio.shield(self._next)
+
+    async def _scan(self, before: asyncio.Task[Seen] | None) -> Seen:
+        if before is not None and not before.done():
+            await asyncio.wait({before})
+        self._scanning, self._next = self._next, None
+        return await asyncio.to_thread(usage.scan)
 
     async def sure(
         self, resource: ResourceId, devices: Iterable[DevNum], held: Iterable[ResourceId], wrote: bool

@@ -31,6 +31,7 @@ from enforcer.storage.vetoes.local import Local
 from enforcer.storage.vetoes.look import look
 from enforcer.storage.vetoes.marks import Facts, Mark, Objection, Silence
 from enforcer.workflow.devices import Devices
+from enforcer.workflow.patience import Patience
 from enforcer.workflow.uses import Uses
 
 LOOK_S = 4.0  # for all disks of one use, each time they are looked at
@@ -54,6 +55,7 @@ class Vetoes:
     def __init__(self, store: LeaseStore, devices: Devices, uses: Uses, node: str, scratch: Path) -> None:
         self._store, self._devices, self._uses, self._node, self._scratch = store, devices, uses, node, scratch
         self._let_go: dict[ResourceId, dict[str, Silence]] = {}
+        self._disks_asked = Patience()
 
     def heard(self, before: Mapping[ResourceId, HeldLease], now: Mapping[ResourceId, HeldLease]) -> None:
         """What others hold was read of the store anew: whose lease is gone, has let go or is proven silent."""
@@ -148,8 +150,8 @@ class Vetoes:
         try:
             async with asyncio.timeout(LOOK_S):
                 for paths in disks:
-                    last = paths[0]
-                    device, seen = await asyncio.to_thread(self._read, paths, here)
+                    last, read = paths[0], functools.partial(self._read, paths, here)
+                    device, seen = await self._disks_asked.ask(last.dev, read, LOOK_S)
                     found[device] = tuple(mark for mark in seen if mark.layer not in but)
         except TimeoutError:
             raise _Refused(last, _unread(f"no answer within {LOOK_S:g} s")) from None

@@ -91,8 +91,8 @@ PERMITTED_MUTANTS = (
         "mount-kept",
         "The lease of a free device is given back after the last use.",
         "enforcer/workflow/leases.py",
-        "        if held.permits:\n            return False\n",
-        '        if held.permits or held.lease.facts.get("kind") == "mount":\n            return False\n',
+        "        if held.permits or (",
+        '        if held.permits or held.lease.facts.get("kind") == "mount" or (',
         f"{PERMITTED}::test_a_free_filesystem_mounts_at_the_first_try",
     ),
     Mutant(

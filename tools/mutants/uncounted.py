@@ -97,4 +97,38 @@ MUTANTS = (
         "            return True  # what",
         "tests/unit/workflow/test_leases_multipath.py::test_what_a_map_may_take_without_a_lease",
     ),
+    Mutant(
+        "lost-map-forgotten",
+        "A map that lost its paths before a restart keeps what was held: nobody can tell which LUN it waits for.",
+        "enforcer/workflow/leases.py",
+        "        if held.permits or (held.readopted and self._devices.lost_in_use()):",
+        "        if held.permits:",
+        "tests/unit/workflow/test_leases_multipath.py::test_a_map_that_lost_its_paths_before_a_restart_keeps_what_was_held",
+    ),
+    Mutant(
+        "looks-at-the-machine-for-each",
+        "One look at the machine serves all leases that go at once.",
+        "enforcer/workflow/vacancy.py",
+        "        found = await self._seen()\n",
+        "        found = await asyncio.to_thread(usage.scan)\n",
+        COUNTED + "test_one_look_at_the_machine_serves_all_leases_that_go_at_once",
+    ),
+    Mutant(
+        "hung-superblock-asked-again",
+        "A disk whose superblock cannot be read in time is refused, and keeps one thread.",
+        "enforcer/workflow/resolver.py",
+        "await self._superblocks.ask(dev, partial(self._companions, question, dev), READ_S)",
+        "await asyncio.wait_for(asyncio.to_thread(self._companions, question, dev), READ_S)",
+        "tests/unit/workflow/test_judge_sets.py"
+        "::test_a_disk_whose_superblock_cannot_be_read_in_time_is_refused_and_keeps_one_thread",
+    ),
+    Mutant(
+        "map-forgotten-in-a-thread",
+        "Only the loop writes the guard's table, or what is older could be written over what is newer.",
+        "enforcer/workflow/resolver.py",
+        "        table = dmtable.read_table(question.tid, question.arg)\n",
+        "        table = dmtable.read_table(question.tid, question.arg)\n"
+        "        self._devices.expect_table(self._devices.map_of(table))\n",
+        "tests/unit/workflow/test_judge_sets.py::test_the_guards_table_is_written_by_the_loop_alone",
+    ),
 )

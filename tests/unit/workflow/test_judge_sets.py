@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from lab_court import BROKEN, LOCAL, ONLY_SWAP, TABLE, Court, mount, question, refuses
-from lab_node import A1, PART, SAN, SECOND, A, B, disk
+from lab_node import A1, PART, SAN, SECOND, A, B, disk, run
 
 from enforcer.kernel import abi
 from enforcer.kernel.abi import AskFlag, Op
+from enforcer.model.clock import boot_ns
 from enforcer.model.intent import Effect
 from enforcer.model.resource import DevNum, ResourceId, UseKind
 from enforcer.policy.rules import Match, Rule, RuleMode
@@ -20,7 +22,7 @@ from enforcer.policy.rules import RuleVerdict as Wants
 from enforcer.storage import dmtable
 from enforcer.storage.companions import Companions
 from enforcer.storage.dmtable import DmTable, DmTableError, DmTarget
-from enforcer.workflow.devices import Known
+from enforcer.workflow import resolver
 
 
 def test_the_source_is_what_it_means_to_the_caller(court: Court) -> None:
@@ -153,17 +155,47 @@ def test_a_table_over_what_is_not_known_is_refused(court: Court, lower: str) -> 
 
 def test_the_guards_table_is_written_by_the_loop_alone(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread could write LIVE over a CLOSING that is newer than what it has read."""
-    new, real, writers = DevNum(8, 80), court.node.devices._write, set[threading.Thread]()
+    new, unguarded, writers = DevNum(8, 80), DevNum(253, 7), list[threading.Thread]()
+    guard = court.node.tables.guard
 
-    def write(known: Known) -> None:
-        writers.add(threading.current_thread())
-        real(known)
+    def heard(real: Callable[..., object]) -> Callable[..., object]:
+        return lambda *words: (writers.append(threading.current_thread()), real(*words))[1]
 
-    monkeypatch.setattr(court.node.devices, "_write", write)
+    court.node.add(disk(unguarded, "dm-7", ResourceId("local-2"), size_bytes=1 << 20))
+    court.node.map_of_table = unguarded
+    for name in ("put", "delete"):
+        monkeypatch.setattr(guard, name, heard(getattr(guard, name)))
     court.node.there[new] = disk(new, "sdd", ResourceId("wwn-d"))
     court.table = over(new)
     assert court.judge(TABLE)[1].effect is Effect.PERMIT
-    assert writers == {threading.current_thread()}
+    assert court.node.entry(unguarded) is None and len(writers) > 1
+    assert set(writers) == {threading.current_thread()}
+
+
+def test_a_disk_whose_superblock_cannot_be_read_in_time_is_refused_and_keeps_one_thread(
+    court: Court, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answers = list[object](), threading.Event()
+
+    def hang(dev: object, *_: object, **__: object) -> Companions:
+        begun.append(dev)
+        answers.wait(20)
+        return Companions(())
+
+    monkeypatch.setattr(resolver, "companions", hang)
+    monkeypatch.setattr(resolver, "READ_S", 0.02)
+
+    async def scenario() -> None:
+        try:
+            judge = court.real()
+            for _ in range(3):
+                _, verdict = await judge.judge(mount(), judge.intent_of(mount()), boot_ns() + 5_000_000_000)
+                assert refuses(verdict) and "sdb did not answer within 0.02 s" in verdict.reason
+            assert begun == [SECOND]
+        finally:
+            answers.set()
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("order", [(SECOND, LOCAL), (LOCAL, SECOND)])

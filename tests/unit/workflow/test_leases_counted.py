@@ -193,6 +193,23 @@ def test_who_writes_uncounted_beside_one_who_is_counted_keeps_the_lease_over_a_r
     run(scenario())
 
 
+def test_one_look_at_the_machine_serves_all_leases_that_go_at_once(node: Node) -> None:
+    async def scenario() -> None:
+        held = [node.there[PART], node.there[SECOND]]
+        for device in held:
+            await node.hold(device)
+            node.count(device.dev, uses=1)
+        node.build()
+        await node.leases.adopt()
+        for device in held:
+            node.count(device.dev, uses=0)
+        before = node.scans
+        await asyncio.gather(*(node.leases._give_back(r) for device in held for r in device.resources))
+        assert node.store.ours() == {} and node.scans == before + 1
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(("uses", "stale"), [(1, True), (2, False)], ids=["only a caller waits", "used and waited for"])
 def test_who_waits_while_old_leases_are_taken_up_uses_nothing_yet(node: Node, uses: int, stale: bool) -> None:
     """Its file is counted, but what is cached may be older than what another node wrote: it is read anew first."""

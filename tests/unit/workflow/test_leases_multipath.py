@@ -74,6 +74,27 @@ def test_what_was_mounted_on_a_map_before_enforcement_is_given_back(node: Node) 
     run(scenario())
 
 
+def test_a_map_that_lost_its_paths_before_a_restart_keeps_what_was_held(node: Node) -> None:
+    """Nobody can tell any more which LUN what is mounted there waits for."""
+
+    async def scenario() -> None:
+        multipath(node)
+        await node.hold(node.there[MAP])
+        for dev in (SECOND, PATH2):
+            del node.there[dev]
+        node.there[MAP] = replace(node.there[MAP], resources=(), below=(), problem="its paths are gone")
+        node.count(MAP, uses=1)
+        node.build()
+        await node.leases.adopt()
+        await node.leases.release_unused()
+        assert node.store.ours()
+        node.count(MAP, uses=0)
+        await node.leases.release_unused()
+        assert node.store.ours() == {}
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(
     ("path", "uses", "covered", "carrier"),
     [
