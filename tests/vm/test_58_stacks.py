@@ -71,7 +71,7 @@ def maps(story: Story, cluster: Cluster) -> Iterator[None]:
         story.works(node, "dmsetup mknodes mpatha")
     yield
     for node in cluster.nodes:
-        story.works(node, "dmsetup remove --noudevsync mpatha")
+        story.works(node, "if dmsetup info mpatha; then dmsetup remove --noudevsync mpatha; fi")
 
 
 def test_a_multipath_map_takes_its_paths_without_a_lease(maps: None, cluster: Cluster) -> None:
@@ -164,12 +164,24 @@ def test_a_linear_map_over_a_path_needs_the_lease(story: Story, one: Node, two: 
     cluster.wait_free(one, first)
 
 
+def _in_order(node: Node, left: SharedDisk, right: SharedDisk) -> tuple[SharedDisk, SharedDisk]:
+    """The lower one and the upper one, with no number below it free: a path that comes back before its map has let go
+    of the old one leaves a number free, and what is plugged in gets the lowest."""
+    while True:
+        lower, upper = sorted((left, right), key=node.device)
+        here = set(node.run("ls /sys/block").out.split())
+        if all(f"sd{chr(letter)}" in here for letter in range(ord("a"), ord(node.device(upper)[-1]))):
+            return lower, upper
+        node.unplug(upper)
+        node.plug(upper)
+
+
 def _swap(node: Node, left: SharedDisk, right: SharedDisk) -> None:
     """Give each of two disks the other's device number."""
+    lower, upper = _in_order(node, left, right)
     names = {disk.name: node.device(disk) for disk in (left, right)}
     node.unplug(left)
     node.unplug(right)
-    lower, upper = sorted((left, right), key=lambda disk: names[disk.name])
     node.plug(upper)
     node.plug(lower)
     assert {left.name: node.device(right), right.name: node.device(left)} == names
