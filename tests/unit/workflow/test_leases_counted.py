@@ -147,6 +147,15 @@ def test_what_is_in_use_keeps_a_lease_that_was_refused_after_the_grant(node: Nod
     run(scenario())
 
 
+async def _kept_until_it_is_over(node: Node) -> None:
+    await node.leases.release_unused()
+    assert node.store.ours()
+    node.used.clear()
+    node.pass_s(6)
+    await node.leases.release_unused()
+    assert node.store.ours() == {}
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_who_writes_uncounted_keeps_a_lease_that_was_refused_or_is_just_taken_up(node: Node, restarts: bool) -> None:
     """Without O_EXCL nothing claims the device: what a look at the machine has found is all that tells of it."""
@@ -163,12 +172,7 @@ def test_who_writes_uncounted_keeps_a_lease_that_was_refused_or_is_just_taken_up
             node.build()  # the next daemon
             node.devices.note_use(SECOND, "open in qemu")
             await node.leases.adopt()
-        await node.leases.release_unused()
-        assert node.store.ours()
-        node.used.clear()
-        node.pass_s(6)
-        await node.leases.release_unused()
-        assert node.store.ours() == {}
+        await _kept_until_it_is_over(node)
 
     run(scenario())
 
@@ -183,12 +187,7 @@ def test_who_writes_uncounted_beside_one_who_is_counted_keeps_the_lease_over_a_r
         node.build()
         await node.leases.adopt()
         node.count(SECOND, uses=0)
-        await node.leases.release_unused()
-        assert node.store.ours()
-        node.used.clear()
-        node.pass_s(6)
-        await node.leases.release_unused()
-        assert node.store.ours() == {}
+        await _kept_until_it_is_over(node)
 
     run(scenario())
 
