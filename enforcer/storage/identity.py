@@ -110,6 +110,14 @@ class Identities:
         except sysfs.Unreadable:
             return False
 
+    def is_multipath(self, dev: DevNum) -> bool:
+        """True for a multipath map, with paths or without. What cannot be told may be one."""
+        try:
+            directory = sysfs.device_dir(self.root, dev)
+            return directory is not None and names.is_multipath(sysfs.read_text(directory / "dm/uuid") or "")
+        except sysfs.Unreadable:
+            return True
+
     def dm_device(self, *, name: str = "", uuid: str = "") -> DevNum | None:
         """The mapped device of this (escaped) name or uuid, or None. Like the kernel, by name first."""
         for attribute, wanted in (("name", name), ("uuid", uuid)):

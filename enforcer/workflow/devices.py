@@ -218,13 +218,10 @@ class Devices:
         """True if one of them was in use, uncounted, when the whole machine was last looked at."""
         return any(dev in self.known and self.known[dev].device.in_use for dev in devices)
 
-    def lost_in_use(self) -> bool:
-        """True if a map is in use whose LUN nobody can tell: its paths had gone before this daemon began."""
-        return any(
-            known.device.name.startswith("dm-") and known.device.problem and not known.device.resources
-            for dev, known in self.known.items()
-            if self._in_use(dev)
-        )
+    def lost(self) -> list[DevNum]:
+        """Multipath maps whose LUN nobody can tell: their paths had gone before this daemon began."""
+        unknown = [dev for dev, k in self.known.items() if k.guarding.guarded and not k.device.resources]
+        return [dev for dev in unknown if self._identities.is_multipath(dev)]
 
     def on_lun(self, lun: str) -> list[Device]:
         """All devices that lie on a LUN, whole disks first."""

@@ -189,10 +189,10 @@ class Leases:
         for lease in ours:
             self._held.happened(lease.resource, lifecycle.Adopted(lease.token, idle=True), lease)
         self._publish()  # all at once: a use counts for the narrowest of them
+        for held in (self._held[lease.resource] for lease in ours):
+            held.uncounted = held.readopted = True  # perhaps: what an earlier daemon knew of that is gone with it
         for resource in new:
-            self._held[resource].readopted = True
             if any(self._uses.beyond(dev, waiting(dev)) for dev in self._devices.counted_for(resource)):
-                self._held[resource].uncounted = True  # perhaps: what an earlier daemon knew of that is gone with it
                 self._held.happened(resource, lifecycle.Freshened())  # it never was out of our hands
         self._publish()
         return told
@@ -355,7 +355,7 @@ class Leases:
         for intent, until in list(held.permits.items()):
             if until < now:
                 del held.permits[intent]
-        if held.permits or (held.readopted and self._devices.lost_in_use()):  # that may be what it was taken for
+        if held.permits or (held.readopted and self._vacancy.lost_in_use()):  # perhaps for that
             return False
         return not any(self._uses.busy(dev) for dev in self._devices.counted_for(resource))
 

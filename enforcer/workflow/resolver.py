@@ -25,7 +25,7 @@ from enforcer.workflow.devices import Devices
 from enforcer.workflow.leases import Leases
 from enforcer.workflow.patience import Patience
 
-READ_S = 8.0  # a disk that does not answer within this is denied
+READ_S = 60.0  # longer than asks wait, as a rule: a path may be slow to fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Resolver:
 
     def __init__(self, devices: Devices, leases: Leases, tables: Tables, scratch: Path) -> None:
         self._devices, self._leases, self._tables, self._scratch = devices, leases, tables, scratch
-        self._superblocks = Patience()
+        self._superblocks = Patience(at_once=4)  # btrfs looks at every disk, and is mounted many times at once
 
     async def resolve(self, question: Question, intent: Intent) -> Resolved:
         """What the ask touches now. Raises nothing for the storage's sake."""

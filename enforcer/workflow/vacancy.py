@@ -23,6 +23,7 @@ from enforcer.workflow.uses import Uses
 
 log = logging.getLogger(__name__)
 Seen = Mapping[DevNum, usage.Usage]
+LOOK_S = 30.0  # a process may be hard to look at: a dead NFS keeps who asks for its files
 DISK_S = 8.0  # a disk that does not answer within this keeps its lease
 
 
@@ -38,12 +39,20 @@ class Vacancy:
     def __init__(self, devices: Devices, uses: Uses, scratch: Path) -> None:
         self._devices, self._uses, self._scratch = devices, uses, scratch
         self._claims, self._caches = Patience(), Patience()
-        self._scanning: asyncio.Task[Seen] | None = None
+        self._looks = Patience(at_once=4)
         self._next: asyncio.Task[Seen] | None = None
+
+    def lost_in_use(self) -> bool:
+        """True if a map is in use whose LUN nobody can tell."""
+        return any(self._uses.busy(dev) or self._devices.used_uncounted([dev]) for dev in self._devices.lost())
 
     async def used_uncounted(self, devices: Iterable[DevNum]) -> bool:
         """True if the whole machine, looked at once more, still shows a use of one of them."""
-        found = await self._seen()
+        try:
+            found = await self._seen()
+        except TimeoutError:
+            log.warning("a look at all processes has not ended within %g s; what it should find is kept", LOOK_S)
+            return True
         for dev in devices:
             sentence = await asyncio.to_thread(self._devices.use_of, dev, found[dev]) if dev in found else ""
             if sentence:
@@ -55,14 +64,19 @@ class Vacancy:
         """A look at the whole machine that begins after this call. It serves all who ask before it begins: when a node
         lets go of everything, many do."""
         if self._next is None:
-            self._next = asyncio.create_task(self._scan(self._scanning))
+            self._next = asyncio.create_task(self._look())
         return await asyncio.shield(self._next)
 
-    async def _scan(self, before: asyncio.Task[Seen] | None) -> Seen:
-        if before is not None and not before.done():
-            await asyncio.wait({before})
-        self._scanning, self._next = self._next, None
-        return await asyncio.to_thread(usage.scan)
+    async def _look(self) -> Seen:
+        try:
+            return await self._looks.ask("/proc", self._scan, LOOK_S)
+        finally:
+            if self._next is asyncio.current_task():
+                self._next = None
+
+    def _scan(self) -> Seen:
+        self._next = None  # who asks from now on needs a later look
+        return usage.scan()
 
     async def sure(
         self, resource: ResourceId, devices: Iterable[DevNum], held: Iterable[ResourceId], wrote: bool

@@ -53,8 +53,8 @@ MUTANTS = (
         "hung-disk-asked-again",
         "A disk that does not answer keeps one thread of the daemon, however often it is asked.",
         "enforcer/workflow/patience.py",
-        "            while (before := self._asked.get(about)) is not None:\n",
-        "            while (before := self._asked.get(about)) is not None and not self._asked:\n",
+        "            while len(before := self._asked.get(about, set())) >= self._at_once:\n",
+        "            while len(before := self._asked.get(about, set())) >= 99:\n",
         "tests/unit/workflow/test_patience.py::test_one_that_hangs_keeps_one_thread_and_the_next_answer_is_a_new_one",
     ),
     Mutant(
@@ -77,8 +77,8 @@ MUTANTS = (
         "adopted-as-counted",
         "Who writes uncounted beside somebody who is counted keeps the lease over a restart of the daemon.",
         "enforcer/workflow/leases.py",
-        "            self._held[resource].uncounted = True  # perhaps",
-        "            self._held[resource].uncounted = False  # perhaps",
+        "            held.uncounted = held.readopted = True  # perhaps",
+        "            held.readopted = True  # perhaps",
         COUNTED + "test_who_writes_uncounted_beside_one_who_is_counted_keeps_the_lease_over_a_restart",
     ),
     Mutant(
@@ -101,7 +101,7 @@ MUTANTS = (
         "lost-map-forgotten",
         "A map that lost its paths before a restart keeps what was held: nobody can tell which LUN it waits for.",
         "enforcer/workflow/leases.py",
-        "        if held.permits or (held.readopted and self._devices.lost_in_use()):",
+        "        if held.permits or (held.readopted and self._vacancy.lost_in_use()):",
         "        if held.permits:",
         "tests/unit/workflow/test_leases_multipath.py::test_a_map_that_lost_its_paths_before_a_restart_keeps_what_was_held",
     ),
@@ -115,12 +115,12 @@ MUTANTS = (
     ),
     Mutant(
         "hung-superblock-asked-again",
-        "A disk whose superblock cannot be read in time is refused, and keeps one thread.",
+        "A disk whose superblock cannot be read in time is refused, and keeps few threads.",
         "enforcer/workflow/resolver.py",
         "await self._superblocks.ask(dev, partial(self._companions, question, dev), READ_S)",
         "await asyncio.wait_for(asyncio.to_thread(self._companions, question, dev), READ_S)",
         "tests/unit/workflow/test_judge_sets.py"
-        "::test_a_disk_whose_superblock_cannot_be_read_in_time_is_refused_and_keeps_one_thread",
+        "::test_a_disk_whose_superblock_cannot_be_read_in_time_is_refused_and_keeps_few_threads",
     ),
     Mutant(
         "map-forgotten-in-a-thread",

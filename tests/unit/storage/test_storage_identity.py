@@ -60,6 +60,18 @@ def test_a_multipath_map_inherits_the_lun_and_it_and_its_paths_are_carriers(san:
     assert {"dm:mpatha", "/dev/mapper/mpatha", "serial:SER-a"} <= set(device.aliases)
 
 
+@pytest.mark.parametrize("reloaded", [False, True], ids=["the links of its paths are left", "its table has none"])
+def test_a_map_without_paths_is_still_known_as_one(san: Machine, reloaded: bool) -> None:
+    dev = san.dm(0, "mpatha", "mpath-36aaaa")
+    if not reloaded:
+        (san.dirs["dm-0"] / "slaves").mkdir(exist_ok=True)
+        (san.dirs["dm-0"] / "slaves/sdz").symlink_to("../../gone")
+    ids = san.ids()
+    device = ids.resolve(dev)
+    assert not device.resources and device.problem and ids.is_multipath(dev)
+    assert not ids.is_multipath(san.dm(1, "vol", "CRYPT-x", "sda")) and not ids.is_multipath(DevNum(8, 0))
+
+
 def test_paths_that_disagree_are_a_problem(san: Machine) -> None:
     assert "different LUNs" in san.ids().resolve(san.dm(0, "mpatha", "mpath-3", "sda", "sdc")).problem
 

@@ -253,6 +253,7 @@ class Node:
             system=self.system,
             dm_device=lambda **_: self.map_of_table,
             carries=lambda dev: dev in self.carriers,
+            is_multipath=lambda dev: dev == MAP,
         )
         self.devices._identities = identities
         self.leases = Leases(
