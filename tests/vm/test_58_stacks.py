@@ -164,24 +164,24 @@ def test_a_linear_map_over_a_path_needs_the_lease(story: Story, one: Node, two: 
     cluster.wait_free(one, first)
 
 
-def _in_order(node: Node, left: SharedDisk, right: SharedDisk) -> tuple[SharedDisk, SharedDisk]:
-    """The lower one and the upper one, with no number below it free: a path that comes back before its map has let go
-    of the old one leaves a number free, and what is plugged in gets the lowest."""
-    while True:
-        lower, upper = sorted((left, right), key=node.device)
+def _in_a_row(node: Node, *disks: SharedDisk) -> None:
+    """See to it that no number below theirs is free: a path that came back before its map had let go of the old one has
+    left one, and what is plugged in gets the lowest."""
+    for _ in range(6):
+        upper = max(disks, key=node.device)
         here = set(node.run("ls /sys/block").out.split())
         if all(f"sd{chr(letter)}" in here for letter in range(ord("a"), ord(node.device(upper)[-1]))):
-            return lower, upper
+            return
         node.unplug(upper)
         node.plug(upper)
 
 
 def _swap(node: Node, left: SharedDisk, right: SharedDisk) -> None:
     """Give each of two disks the other's device number."""
-    lower, upper = _in_order(node, left, right)
     names = {disk.name: node.device(disk) for disk in (left, right)}
     node.unplug(left)
     node.unplug(right)
+    lower, upper = sorted((left, right), key=lambda disk: names[disk.name])
     node.plug(upper)
     node.plug(lower)
     assert {left.name: node.device(right), right.name: node.device(left)} == names
@@ -189,6 +189,7 @@ def _swap(node: Node, left: SharedDisk, right: SharedDisk) -> None:
 
 def test_another_lun_under_the_same_number_inherits_nothing(story: Story, two: Node, cluster: Cluster) -> None:
     unguarded, leased, foreign = cluster.private, cluster.ext4, cluster.forgotten
+    _in_a_row(two, unguarded, leased, foreign)
     number = two.device(leased)
     writer = two.spawn(f"exec sleep 600 9<>{number}")
     _until_live(cluster, two, number)
