@@ -25,7 +25,8 @@ unit() { # SOURCE NAME
 }
 
 echo "install: $root$PREFIX"
-[ -x "$root$PREFIX/bin/python" ] || "$PYTHON" -m venv "$root$PREFIX"
+# what an interrupted run has left may have no pip yet
+"$root$PREFIX/bin/python" -m pip --version > /dev/null 2>&1 || "$PYTHON" -m venv "$root$PREFIX"
 "$root$PREFIX/bin/python" -m pip -q install ${root:+--no-compile} --disable-pip-version-check --upgrade --force-reinstall "$wheel"
 if [ -n "$root" ]; then # the scripts name the interpreter where it will be
     for script in enforcer enforcerd enforcer-keeper enforcer-revoker; do

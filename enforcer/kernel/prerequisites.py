@@ -204,7 +204,9 @@ def check() -> list[Prerequisite]:
             f"{program.CGROUP_ROOT} is the unified hierarchy"
             if (program.CGROUP_ROOT / "cgroup.controllers").exists()
             else f"{program.CGROUP_ROOT} is not a cgroup2 mount",
-            f"mount -t cgroup2 none {program.CGROUP_ROOT}",
+            "boot with systemd.unified_cgroup_hierarchy=1: version 1 is mounted there"
+            if (program.CGROUP_ROOT / "unified").exists() or (program.CGROUP_ROOT / "memory").exists()
+            else f"mount -t cgroup2 none {program.CGROUP_ROOT}",
         )
     )
     found.append(

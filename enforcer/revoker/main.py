@@ -22,6 +22,7 @@ from pathlib import Path
 from enforcer import settings
 from enforcer.lost import alone
 from enforcer.lost.memory import STACK_BYTES, lock_memory
+from enforcer.model.errors import BadConfiguration
 from enforcer.revoker.cut import Revoker
 
 NAME = "enforcer-revoker"
@@ -51,7 +52,7 @@ def _serve(config: Path | None) -> None:
     run_dir = Path(settings.load(config, fencing=False).paths.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
     alone.lock(NAME, run_dir / "revoker.lock")
-    trigger, kernel_log = os.open(SYSRQ, os.O_WRONLY | os.O_CLOEXEC), os.open(KMSG, os.O_WRONLY | os.O_CLOEXEC)
+    trigger, kernel_log = (_opened(path) for path in (SYSRQ, KMSG))
     threading.stack_size(STACK_BYTES)
 
     def say(sentence: str) -> None:
@@ -82,6 +83,17 @@ def _serve(config: Path | None) -> None:
             log.exception("a turn failed")
             if revoker.overdue():
                 revoker.give_up(str(error))
+
+
+def _opened(path: str) -> int:
+    """Raises BadConfiguration, after which the unit is not started again."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        why = f"without {path} no cut can be promised: {error.strerror}"
+        raise BadConfiguration(
+            why, hint="systemctl disable enforcer-revoker, or a kernel with CONFIG_MAGIC_SYSRQ"
+        ) from None
 
 
 def _keeper_runs(run_dir: Path) -> bool:

@@ -190,11 +190,15 @@ def _condition(rule: Rule) -> str:
 
 def _flat(value: object) -> list[tuple[str, object]]:
     """The fields of a dataclass, those of an inner one by their own names, without what is not said."""
+    from enforcer.policy.rules import Mask, UidMask
+
     rows: list[tuple[str, object]] = []
     if dataclasses.is_dataclass(value):
         for item in dataclasses.fields(value):
             inner = getattr(value, item.name)
-            if dataclasses.is_dataclass(inner):
+            if isinstance(inner, (Mask, UidMask)):
+                rows.append((item.name, str(inner)))
+            elif dataclasses.is_dataclass(inner):
                 rows += _flat(inner)
             elif inner not in ((), None, ""):
                 rows.append(_as_written(item.name, inner))

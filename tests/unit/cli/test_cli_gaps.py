@@ -63,18 +63,22 @@ def test_the_version_is_told_as_everywhere(capsys: pytest.CaptureFixture[str]) -
 
 def test_rules_are_shown_in_the_words_of_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "10-site.toml").write_text(
-        '[[rule]]\nid = "san"\non = ["mount"]\nmatch = { device = ["wwn-*"] }\n'
+        '[[rule]]\nid = "san"\non = ["mount"]\nmatch = { device = ["wwn-*"], '
+        'subject = { unit = "!backup.service", uid = 1000 } }\n'
         'multi_attached = false\nerrno = "EPERM"\nwait = "12s"\n'
     )
     assert main(["policy", "show", "san", "--dir", str(tmp_path)]) == 0
     rows = dict(line.split(None, 1) for line in printed(capsys).splitlines()[1:])
-    assert {key: rows[key].strip() for key in ("multi_attached", "errno", "wait")} == {
+    assert {key: rows[key].strip() for key in ("multi_attached", "errno", "wait", "unit", "uid")} == {
+        "unit": "!backup.service",
+        "uid": "1000",
         "multi_attached": "false",
         "errno": "EPERM",
         "wait": "12s",
     }
     assert main(["policy", "show", "--dir", str(tmp_path)]) == 0
     text = printed(capsys)
+    assert "unit=!backup.service uid=1000" in " ".join(text.split())
     assert "deadline 20s" in text and "True" not in text and "None" not in text
 
 

@@ -83,6 +83,12 @@ BREAKS: list[tuple[str, Callable[[Machine], object], str, str]] = [
     ),
     ("lockdown", lambda m: m.write("/sys/kernel/security/lockdown", "none [confidentiality]"), "confid", "lockdown"),
     ("cgroup2", lambda m: m.path("/sys/fs/cgroup/cgroup.controllers").unlink(), "not a cgroup2", "mount -t cgroup2"),
+    (
+        "cgroup2",
+        lambda m: m.path("/sys/fs/cgroup/cgroup.controllers").rename(m.path("/sys/fs/cgroup/unified")),
+        "not a cgroup2",
+        "systemd.unified_cgroup_hierarchy=1",
+    ),
     ("fuse", lambda m: m.path("/dev/fuse").unlink(), "/dev/fuse is not there", "modprobe fuse"),
     ("bpffs", lambda m: m.write("/proc/self/mounts", ""), "not a bpf file system", "mount -t bpf"),
     ("compiled programs", lambda m: m.path("/enforcer.bpf.o").unlink(), "is missing", "make build"),

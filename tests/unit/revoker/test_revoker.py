@@ -13,7 +13,8 @@ import pytest
 from enforcer.lost import files
 from enforcer.lost.files import Promise
 from enforcer.model.clock import boot_ns
-from enforcer.revoker import cut, filesystems
+from enforcer.model.errors import BadConfiguration
+from enforcer.revoker import cut, filesystems, main
 from enforcer.revoker.cut import Revoker
 from enforcer.revoker.disks import Disk
 
@@ -310,3 +311,10 @@ def test_mounts_are_found_in_every_namespace(tmp_path: Path) -> None:
     assert found == [("8:1", f"{tmp_path}/proc/7/root/mnt a"), ("8:2", f"{tmp_path}/proc/9/root/b")]
     assert list(filesystems.reachable(["8:3"], tmp_path)) == []
     assert not filesystems.shut_down("8:1", str(tmp_path)), "what is mounted over it is left alone"
+
+
+def test_without_sysrq_it_says_so_and_is_not_started_again(tmp_path: Path) -> None:
+    """RestartPreventExitStatus=6 in its unit."""
+    with pytest.raises(BadConfiguration, match="no cut can be promised: No such file") as refused:
+        main._opened(str(tmp_path / "sysrq-trigger"))
+    assert refused.value.exit_code == 6
