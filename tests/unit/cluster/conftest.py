@@ -12,6 +12,7 @@ from lab_engines import Engine, Etcd, EtcdMembers, External, Sanlock, Sqlite
 from lab_sanlock import Disk, SanlockHosts
 from lab_tls import Secured, secured
 
+from enforcer.cluster import external_store
 from tools.lab.etcd import EtcdServer as Members
 
 
@@ -76,6 +77,8 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
         made = request.getfixturevalue(request.param.replace("-", "_"))
         return Cluster("etcd", made.server.url, access=made.store)
     if request.param == "external":
+        # its program is started beside five other tests
+        request.getfixturevalue("monkeypatch").setattr(external_store, "CALL_S", 10.0)
         return Cluster("external", tmp_path)
     if request.param == "sanlock":
         return Cluster("sanlock", tmp_path, disk=Disk(request.getfixturevalue("sanlock_hosts"), tmp_path, ahead=8))
