@@ -86,10 +86,12 @@ def _serve(config: Path | None) -> None:
 
 
 def _opened(path: str) -> int:
-    """Raises BadConfiguration, after which the unit is not started again."""
+    """Raises BadConfiguration if this kernel has no such file: then the unit is not started again. Any other OSError
+    may pass, and what an earlier run has promised waits to be kept.
+    """
     try:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError as error:
+    except FileNotFoundError as error:
         why = f"without {path} no cut can be promised: {error.strerror}"
         raise BadConfiguration(
             why, hint="systemctl disable enforcer-revoker, or a kernel with CONFIG_MAGIC_SYSRQ"

@@ -318,3 +318,9 @@ def test_without_sysrq_it_says_so_and_is_not_started_again(tmp_path: Path) -> No
     with pytest.raises(BadConfiguration, match="no cut can be promised: No such file") as refused:
         main._opened(str(tmp_path / "sysrq-trigger"))
     assert refused.value.exit_code == 6
+
+
+def test_what_may_pass_lets_it_be_started_again(tmp_path: Path) -> None:
+    """What the run before has promised must be kept by the next one."""
+    with pytest.raises(IsADirectoryError):
+        main._opened(str(tmp_path))
